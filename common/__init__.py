@@ -1,0 +1,1 @@
+"""What two or more steps share, one room a file."""

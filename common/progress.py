@@ -1,0 +1,61 @@
+"""Progress of long work: a bar on a terminal, plain lines in a pipe."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 10
+
+
+def on_terminal():
+    """Return whether a person watches: stderr is a terminal, not a pipe or a file."""
+    return sys.stderr.isatty()
+
+
+class Progress:
+    """Count items of long work on stderr, with their rate and the time left.
+
+    A context manager: `with Progress(len(images), "packing") as progress: progress.update()`.
+    On a terminal it is a bar; in a pipe or a log file one line every ten seconds, and a last one.
+    """
+
+    def __init__(self, total, title, unit="images"):
+        self.total, self.title, self.unit = total, title, unit
+        self.count = 0
+        self._start = self._last_line = time.monotonic()
+        self._bar = None
+        if on_terminal():
+            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True)
+
+    def update(self, count=1):
+        """Add `count` finished items."""
+        self.count += count
+        if self._bar is not None:
+            self._bar.update(count)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._print_line()
+
+    def close(self):
+        """End the bar, or print the last line."""
+        if self._bar is not None:
+            self._bar.close()
+        elif self.count:
+            self._print_line()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _print_line(self):
+        self._last_line = time.monotonic()
+        rate = self.count / max(self._last_line - self._start, 1e-9)
+        left = tqdm.format_interval(max(self.total - self.count, 0) / rate)
+        print(
+            f"{self.title}: {self.count}/{self.total} {self.unit}, "
+            f"{rate:.1f} {self.unit}/s, {left} left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,282 @@
+#!/bin/sh
+# Makes .venv with the MXNet wheel that fits this machine, and proves that it works.
+#
+#   sh setup.sh              looks at the machine, and takes one of the next three
+#   sh setup.sh cpu          no NVIDIA GPU
+#   sh setup.sh cu117        NVIDIA GPUs from Maxwell to Ada, driver 450.80 or newer
+#   sh setup.sh cu80         NVIDIA GPUs with CUDA 8.0 installed
+#   sh setup.sh --detect     only says which it would take
+#   PYTHON=python3.9 sh setup.sh    with an interpreter of your choice (3.8 to 3.12)
+#   VENV=.venv-2 sh setup.sh        in another folder than .venv
+#
+# A second call does nothing, in a fraction of a second, unless requirements/ has changed or another
+# wheel or interpreter is asked for. To have the machine looked at anew, remove .venv first.
+set -eu
+cd "$(dirname "$0")"
+venv=${VENV:-.venv}
+old=$venv.old
+stamp=$venv/setup-stamp
+
+say() {
+    echo "setup.sh: $*" >&2
+}
+
+# ---- Which wheel --------------------------------------------------------------------------------
+
+# Print the wheel for this machine; on stderr, why it is the CPU's where there is a GPU.
+detect() {
+    # One line a GPU, "compute capability, driver, name". Older drivers do not tell the first.
+    gpus=$(nvidia-smi --query-gpu=compute_cap,driver_version,name --format=csv,noheader 2>/dev/null) ||
+        gpus=$(nvidia-smi --query-gpu=driver_version,name --format=csv,noheader 2>/dev/null |
+            sed 's/^/unknown, /') || true
+    case $gpus in
+    [0-9]*.*,* | "unknown, "[0-9]*) ;;
+    *)
+        ! command -v nvidia-smi >/dev/null ||
+            say "nvidia-smi finds no GPU that works: taking the CPU wheel"
+        echo cpu
+        return
+        ;;
+    esac
+    if [ "$(uname -sm)" != "Linux x86_64" ]; then
+        say "MXNet's GPU wheels are for Linux on x86-64: taking the CPU wheel"
+        echo cpu
+        return
+    fi
+    if echo "$gpus" | fits_cu117; then
+        echo cu117
+    elif has_cuda_8 && echo "$gpus" | fits_cu80; then
+        echo cu80
+    else
+        say "no MXNet wheel runs on $(echo "$gpus" | awk -F ', ' '
+            { printf "%s%s (compute capability %s, driver %s)", (NR > 1) ? "; " : "", $3, $1, $2 }'
+        ) as this machine is: taking the CPU wheel. cu117 needs compute capability 5.0 to 8.9" \
+            "(Maxwell to Ada) and driver 450.80 or newer, cu80 up to 6.2 and CUDA 8.0 installed"
+        echo cpu
+    fi
+}
+
+# Does one of the GPUs run mxnet-cu117? It carries machine code for 5.0 to 8.6 and no PTX, so that
+# 8.9 runs it and 9.0 cannot. Drivers too old to tell know no GPU newer than 8.6, but do know
+# Kepler's, which Tesla and GRID cards are named by.
+fits_cu117() {
+    awk -F ', ' '
+        { split($2, driver, "."); new = driver[1] > 450 || (driver[1] == 450 && driver[2] >= 80) }
+        new && $1 == "unknown" && $3 !~ /(Tesla|GRID) K[0-9]/ { found = 1 }
+        new && $1 != "unknown" && $1 >= 5.0 && $1 < 9.0 { found = 1 }
+        END { exit !found }'
+}
+
+# CUDA 8 knows GPUs up to Pascal (6.2); drivers too old to tell are taken at their word.
+fits_cu80() {
+    awk -F ', ' '$1 == "unknown" || $1 < 7.0 { found = 1 } END { exit !found }'
+}
+
+has_cuda_8() {
+    { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q 'libcudart\.so\.8\.0' && return
+    (
+        IFS=:
+        for folder in ${LD_LIBRARY_PATH:-} /usr/local/cuda-8.0/lib64; do
+            [ -e "$folder/libcudart.so.8.0" ] && exit 0
+        done
+        exit 1
+    )
+}
+
+# ---- Which Python -------------------------------------------------------------------------------
+
+fits() {
+    "$1" -c 'import ensurepip, sys, venv; sys.exit(not (3, 8) <= sys.version_info < (3, 13))' \
+        >/dev/null 2>&1
+}
+
+find_python() {
+    earlier=''
+    if [ -n "$made_wheel" ]; then # the interpreter that was chosen for the environment's last life
+        earlier=$(sed -n 's/^home = //p' "$venv/pyvenv.cfg")/python3
+    fi
+    for candidate in "${PYTHON:-}" "$earlier" python3 python3.11 python3.12 python3.10 python3.9 python3.8 \
+        python "$HOME"/.pyenv/versions/3.*/bin/python /usr/local/bin/python3.* /opt/python*/bin/python3; do
+        if fits "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+python_version() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+}
+
+# ---- The environment ----------------------------------------------------------------------------
+
+# The stamp says what $venv was made from: "WHEEL SUM-OF-REQUIREMENTS PYTHON STATE". It is written
+# when everything is installed (STATE: installed) and again when MXNet has computed (works); before
+# that the folder counts for nothing.
+read_stamp() {
+    made_wheel='' made_sum='' made_python='' state=''
+    if [ -f "$stamp" ] && [ -x "$venv/bin/python" ]; then
+        read -r made_wheel made_sum made_python state <"$stamp" || true
+    fi
+    if [ -z "$state" ]; then
+        made_wheel=''
+    fi
+}
+
+sum_of() {
+    cat requirements/common.txt "requirements/$1.txt" | cksum | tr ' ' '-'
+}
+
+is_as_wanted() {
+    [ "$made_wheel $made_sum $made_python" = "$wheel $(sum_of "$wheel") ${python:-$made_python}" ]
+}
+
+# Leave the environment as it was: half of a new one is worth nothing.
+put_back() {
+    rm -rf "$venv"
+    if [ -d "$old" ]; then
+        mv "$old" "$venv"
+    fi
+}
+
+give_up() {
+    say "$*"
+    exit 1
+}
+
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+}
+
+install() {
+    if [ -n "$made_wheel" ]; then
+        say "$venv is in use for $made_wheel and Python $made_python; another wheel, interpreter" \
+            "or requirements/ are wanted: remaking it"
+    elif [ -e "$stamp" ]; then
+        rm -rf "$venv" # half of one
+    elif [ -e "$venv" ]; then
+        give_up "$venv is there and was not made by setup.sh: move it away, or name another" \
+            "folder: VENV=.venv-mxnet sh setup.sh"
+    fi
+    if ! interpreter=$(find_python); then
+        give_up "MXNet needs Python 3.8 to 3.12 with its venv module, and none is here;" \
+            "install one (Debian, Ubuntu: apt-get install python3 python3-venv) and name it:" \
+            "PYTHON=/path/to/python3.11 sh setup.sh"
+    fi
+    say "making $venv with $("$interpreter" --version 2>&1) and requirements/$wheel.txt"
+    if [ -e "$venv" ]; then
+        mv "$venv" "$old"
+    fi
+    trap put_back EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' HUP TERM
+    mkdir -p "$venv"
+    echo "unfinished" >"$stamp"
+    "$interpreter" -m venv "$venv" ||
+        give_up "$interpreter -m venv fails as above; name another interpreter: PYTHON=… sh setup.sh"
+    pip --log "$venv/pip.log" install -r "requirements/$wheel.txt" || explain_pip
+    take_headless_opencv
+    rm -f "$venv/pip.log"
+    echo "$wheel $(sum_of "$wheel") $(python_version "$interpreter") installed" >"$stamp"
+    trap - EXIT INT HUP TERM
+    rm -rf "$old"
+    read_stamp
+}
+
+# pip's own words are long and stand above; the last line is what to do.
+explain_pip() {
+    if grep -q 'No space left' "$venv/pip.log"; then
+        give_up "the disk is full; free some space and run it again"
+    elif grep -qE 'Retry\(total=0|Could not fetch URL|(Connection|Timeout|Protocol)Error' "$venv/pip.log"; then
+        give_up "pip cannot reach its package index: connect to the network (behind a proxy set" \
+            "https_proxy) and run it again; or bring the wheels in a folder:" \
+            "pip download -r requirements/$wheel.txt -d FOLDER elsewhere, and here" \
+            "PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER sh setup.sh $wheel"
+    elif grep -q 'No matching distribution' "$venv/pip.log"; then
+        give_up "requirements/$wheel.txt has no wheel for $("$interpreter" --version 2>&1) on" \
+            "$(uname -sm); the README's table of machines says which there are"
+    fi
+    give_up "pip could not install requirements/$wheel.txt; its own words above say why"
+}
+
+# opencv-python draws windows and needs libGL, which servers lack; its headless twin does not.
+take_headless_opencv() {
+    if reason=$("$venv/bin/python" -c 'import cv2' 2>&1); then
+        return
+    fi
+    case $reason in
+    *libGL* | *libgthread* | *libglib* | *libSM* | *libXext* | *libX11*)
+        version=$("$venv/bin/python" -c \
+            'from importlib.metadata import version; print(version("opencv-python"))')
+        say "no libGL on this machine: taking opencv-python-headless $version instead"
+        pip uninstall --yes opencv-python
+        pip --log "$venv/pip.log" install "opencv-python-headless==$version" || explain_pip
+        "$venv/bin/python" -c 'import cv2'
+        ;;
+    *)
+        echo "$reason" >&2
+        give_up "import cv2 fails as above"
+        ;;
+    esac
+}
+
+prove() {
+    "$venv/bin/python" - <<'END'
+import sys
+
+from common.files import UserError
+
+try:
+    from common.find_mxnet import mx
+except UserError as error:
+    sys.exit(f"setup.sh: all is installed, but MXNet does not start here: {error}")
+assert mx.nd.ones((2, 2)).sum().asscalar() == 4
+print("setup.sh: MXNet", mx.__version__, "works", file=sys.stderr)
+END
+}
+
+# ---- The run ------------------------------------------------------------------------------------
+
+wheel=${1:-}
+if [ "$wheel" = --detect ]; then
+    detect
+    exit
+fi
+case $wheel in
+'' | cpu | cu117 | cu80 | cpu-1.5) ;; # the last is for tests/run.sh
+*)
+    say "$wheel: not one of cpu, cu117, cu80, --detect"
+    exit 2
+    ;;
+esac
+python=''
+if [ -n "${PYTHON:-}" ]; then
+    if ! fits "$PYTHON"; then
+        say "PYTHON=$PYTHON: not a Python 3.8 to 3.12 with its venv module"
+        exit 2
+    fi
+    python=$(python_version "$PYTHON")
+fi
+
+# One run at a time: demo.sh and tests/run.sh both call this.
+if command -v flock >/dev/null; then
+    exec 9>".tmp-setup-lock"
+    flock -n 9 || { say "waiting for another run of setup.sh" && flock 9; }
+fi
+if [ -d "$old" ]; then # a run was killed outright
+    put_back
+fi
+read_stamp
+wheel=${wheel:-${made_wheel:-$(detect)}}
+if ! is_as_wanted; then
+    install
+fi
+if [ "$state" != works ]; then
+    if prove; then
+        echo "$made_wheel $made_sum $made_python works" >"$stamp.new"
+        mv "$stamp.new" "$stamp"
+    elif [ "$wheel" = cpu ]; then
+        exit 1
+    fi # a GPU's wheel may be installed where there is none, into the image of a container
+fi

@@ -1,0 +1,169 @@
+"""The iNaturalist JSON: what is read from it, and each way in which it can be wrong."""
+
+import copy
+import json
+import random
+
+import pytest
+
+from common.annotations import annotation_path, find_image, read_annotations
+from common.files import UserError
+
+TRAIN = {
+    "info": {"year": 2017},
+    "images": [
+        {"id": 11, "width": 800, "height": 600, "file_name": "train_val_images/Aves/Anas/a.jpg"},
+        {"id": 12, "width": 600, "height": 800, "file_name": "train_val_images/Aves/Anas/b.jpg"},
+        {"id": 40, "file_name": "train_val_images/Plantae/Salix × fragilis é/c d.jpg"},
+    ],
+    "categories": [
+        {"id": 9, "name": "Salix × fragilis é", "supercategory": "Plantae"},
+        {"id": 3, "name": "Anas acuta", "supercategory": "Aves"},
+    ],
+    "annotations": [
+        {"id": 1, "image_id": 12, "category_id": 3},
+        {"id": 2, "image_id": 40, "category_id": 9},
+        {"id": 3, "image_id": 11, "category_id": 3},
+    ],
+}
+
+
+def write_json(tmp_path, content, name="train2017.json"):
+    path = tmp_path / name
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return str(path)
+
+
+def test_labels_are_ranks_of_category_ids_joined_by_image_id(tmp_path):
+    annotations = read_annotations(write_json(tmp_path, TRAIN))
+    assert [category.id for category in annotations.categories] == [3, 9]
+    assert annotations.categories[1].name == "Salix × fragilis é"
+    assert annotations.categories[0].supercategory == "Aves"
+    assert annotations.labels == {11: 0, 12: 0, 40: 1}
+    assert annotations.images[2] == (40, "train_val_images/Plantae/Salix × fragilis é/c d.jpg")
+
+
+def test_the_order_of_the_annotations_does_not_matter(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    expected = read_annotations(write_json(tmp_path, content))
+    random.Random(0).shuffle(content["annotations"])
+    random.Random(0).shuffle(content["categories"])
+    assert read_annotations(write_json(tmp_path, content)) == expected
+
+
+def test_a_test_set_needs_neither_annotations_nor_categories(tmp_path):
+    path = write_json(tmp_path, {"images": TRAIN["images"]}, "test2017.json")
+    annotations = read_annotations(path)
+    assert (annotations.labels, annotations.categories) == ({}, [])
+    assert [image_id for image_id, _ in annotations.images] == [11, 12, 40]
+
+
+def test_a_missing_json_says_where_to_get_it(tmp_path):
+    with pytest.raises(UserError, match=r"train2017.json: not found; .*2017/train_val2017.zip"):
+        read_annotations(str(tmp_path / "train2017.json"))
+    with pytest.raises(UserError, match=r"test2017.json: not found; .*2017/test2017.zip"):
+        read_annotations(str(tmp_path / "test2017.json"))
+
+
+def test_broken_json_is_named_by_line_and_column(tmp_path):
+    (tmp_path / "val2017.json").write_text('{"images": [\n  {"id": 1,}]}')
+    with pytest.raises(UserError, match=r"val2017.json: broken JSON at line 2, column 1[12]"):
+        read_annotations(str(tmp_path / "val2017.json"))
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[]", b"null", b"[" * 100000, b'{"images": 3}'])
+def test_what_is_no_annotation_file_is_one_line(tmp_path, content):
+    (tmp_path / "val2017.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"val2017.json: [^\n]*\Z"):
+        read_annotations(str(tmp_path / "val2017.json"))
+
+
+def without(key, position, name):
+    return lambda content: content[key][position].pop(name)
+
+
+def with_value(key, position, name, value):
+    return lambda content: content[key][position].update({name: value})
+
+
+CONTRADICTIONS = {
+    'has no "images"': lambda content: content.pop("images"),
+    'has no "categories"': lambda content: content.pop("categories"),
+    '"images" is empty': lambda content: content["images"].clear(),
+    r'"images"\[1\] has no "file_name"': without("images", 1, "file_name"),
+    r'"images"\[0\] has no "id"': without("images", 0, "id"),
+    r'"annotations"\[2\] has no "category_id"': without("annotations", 2, "category_id"),
+    r'"annotations"\[2\] has an "image_id" that is no': with_value(
+        "annotations", 2, "image_id", []
+    ),
+    r'"images"\[0\] has an "id" that is no number': with_value("images", 0, "id", 1.5),
+    "two images have the id 12": with_value("images", 0, "id", 12),
+    "two categories have the id 3": with_value("categories", 0, "id", 3),
+    "an annotation is of image 99, which is not": with_value("annotations", 0, "image_id", 99),
+    "annotated as category 7, which is not": with_value("annotations", 1, "category_id", 7),
+    "image 12 has two annotations": with_value("annotations", 1, "image_id", 12),
+    "some category ids are numbers, others text": with_value("categories", 0, "id", "9"),
+    r'"images"\[1\] is no object': lambda content: content["images"].__setitem__(1, "b.jpg"),
+}
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_a_contradiction_is_named(tmp_path, message):
+    content = copy.deepcopy(TRAIN)
+    CONTRADICTIONS[message](content)
+    with pytest.raises(UserError, match=f"train2017.json: .*{message}"):
+        read_annotations(write_json(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("file_name", "message"),
+    [
+        ("/etc/passwd", "is absolute"),
+        ("C:\\a.jpg", "is absolute"),
+        ("train/../../a.jpg", "climbs out"),
+        ("..\\a.jpg", "climbs out"),
+        ("a\tb.jpg", "holds a tab"),
+        ("a\nb.jpg", "a newline"),
+        ("a.jpg ", "an edge space"),
+        ("a\0.jpg", "cannot carry"),
+        ("\ud800.jpg", "cannot carry"),
+        ("", "is no name"),
+        (3, "is no name"),
+    ],
+)
+def test_a_file_name_that_a_list_cannot_hold_is_refused(tmp_path, file_name, message):
+    path = tmp_path / "train2017.json"
+    path.write_text(json.dumps({"images": [{"id": 1, "file_name": file_name}]}))
+    with pytest.raises(UserError, match=f"train2017.json: image 1: file_name .*{message}"):
+        read_annotations(str(path))
+
+
+def test_two_dots_within_a_name_are_no_climbing(tmp_path):
+    path = write_json(tmp_path, {"images": [{"id": 1, "file_name": "a..b/c...jpg"}]})
+    assert read_annotations(path).images == [(1, "a..b/c...jpg")]
+
+
+def test_test_photographs_are_found_with_and_without_their_folder(tmp_path):
+    (tmp_path / "test2017").mkdir()
+    (tmp_path / "test2017" / "a.jpg").touch()
+    (tmp_path / "b.jpg").touch()
+    for name, place in [
+        ("a.jpg", "test2017/a.jpg"),
+        ("test2017/a.jpg", "test2017/a.jpg"),
+        ("b.jpg", "b.jpg"),
+        ("test2017/b.jpg", "b.jpg"),
+        ("nowhere.jpg", "nowhere.jpg"),
+    ]:
+        assert find_image(str(tmp_path), name) == str(tmp_path / place)
+
+
+def test_later_years_name_their_json_without_the_year(tmp_path):
+    assert annotation_path("data", "train", 2018) == "data/train2018.json"
+    (tmp_path / "train_mini.json").touch()
+    path = annotation_path(str(tmp_path), "train_mini", 2021)
+    assert path == str(tmp_path / "train_mini.json")
+
+
+def test_a_test_set_may_have_an_empty_list_of_annotations(tmp_path):
+    path = write_json(tmp_path, {"images": TRAIN["images"], "annotations": []}, "test2017.json")
+    assert read_annotations(path).labels == {}

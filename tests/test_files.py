@@ -1,0 +1,139 @@
+"""Files that appear only when whole, and errors that a user can mend."""
+
+import os
+
+import pytest
+
+from common.files import UserError, atomic_open, held, replacing, require_file
+from tests.conftest import limit_file_size
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "train.lst"
+    with atomic_open(path) as stream:
+        stream.write("0\t1.0\tBombus × hybrid.jpg\n")
+        assert not path.exists()
+    assert path.read_bytes() == "0\t1.0\tBombus × hybrid.jpg\n".encode()
+    assert os.listdir(tmp_path) == ["train.lst"]
+
+
+def test_a_failed_writer_leaves_what_was_there(tmp_path):
+    path = tmp_path / "train.lst"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_open(path) as stream:
+        stream.write("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["train.lst"]
+
+
+def test_what_a_killed_run_left_is_overwritten(tmp_path, python):
+    path = tmp_path / "log.csv"
+    code = f"""
+    import os
+    from common.files import atomic_open
+    with atomic_open({str(path)!r}) as stream:
+        stream.write("half")
+        stream.flush()
+        os.kill(os.getpid(), 9)
+    """
+    assert python(code).returncode == -9
+    assert os.listdir(tmp_path) != []
+    assert not path.exists()
+    with atomic_open(path) as stream:
+        stream.write("whole")
+    assert path.read_text() == "whole"
+    assert os.listdir(tmp_path) == ["log.csv"]
+
+
+def test_a_second_writer_of_the_same_file_is_refused(tmp_path, python):
+    path = tmp_path / "train.rec"
+    with replacing(str(path)) as temporary, open(temporary, "w") as stream:
+        stream.write("first")
+        second = python(
+            f"""
+            from common.files import replacing, run_script
+            run_script(lambda: replacing({str(path)!r}).__enter__())
+            """
+        )
+    assert second.returncode == 2
+    assert second.stderr == f"-c: {path}: another run is writing it; wait for it or stop it\n"
+    assert path.read_text() == "first"
+
+
+def test_a_lock_ends_with_its_process(tmp_path, python):
+    path = str(tmp_path / "run")
+    code = f"""
+    import os
+    from common.files import held
+    with held({path!r}, "training to it"):
+        os.kill(os.getpid(), 9)
+    """
+    assert python(code).returncode == -9
+    with held(path, "training to it"), pytest.raises(UserError, match="training to it; wait"):
+        with held(path, "training to it"):
+            pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_size_limit_is_one_line_and_no_half_file(tmp_path, python):
+    path = str(tmp_path / "big.rec")
+    code = f"""
+    from common.files import atomic_open, run_script
+    def main():
+        with atomic_open({path!r}, "wb") as stream:
+            stream.write(bytes(10**6))
+    run_script(main)
+    """
+    done = python(code, preexec_fn=limit_file_size)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"-c: {path}: the file size limit")
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not os.access("/dev/full", os.W_OK), reason="needs Linux's /dev/full")
+def test_a_full_disk_is_one_line(python):
+    done = python(
+        """
+        from common.files import run_script
+        run_script(lambda: open("/dev/full", "w").write("x" * 10**6))
+        """
+    )
+    assert done.returncode == 2
+    assert "the disk is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_wrong_paths_are_told_apart(tmp_path):
+    with pytest.raises(UserError, match="not found; run step 1"):
+        require_file(str(tmp_path / "no.json"), "run step 1")
+    with pytest.raises(UserError, match="is a folder, not a file"):
+        require_file(str(tmp_path), "run step 1")
+    with pytest.raises(UserError, match="its folder does not exist"):
+        atomic_open(tmp_path / "no" / "train.lst").__enter__()
+    with pytest.raises(UserError, match="is a folder; remove it"):
+        atomic_open(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_script_with_its_status(number, status, python):
+    done = python(
+        f"""
+        import os, signal, time
+        from common.files import run_script
+        def main():
+            os.kill(os.getpid(), signal.{number})
+            time.sleep(9)
+        run_script(main)
+        """
+    )
+    assert done.returncode == status
+    assert "stopped by" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(python):
+    done = python("from common.files import run_script; run_script(lambda: {}['key'])")
+    assert done.returncode == 1
+    assert "KeyError: 'key'" in done.stderr
