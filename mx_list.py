@@ -1,0 +1,202 @@
+"""Step 1: make the lists that step 2 packs, from the annotations of the challenge.
+
+    python mx_list.py                          # data/{train,val,test}.lst
+    python mx_list.py --check                  # ... and look whether every photograph is there
+    python mx_list.py --val-into-train 0.9     # train on 90 % of val too, as the 2017 winners did
+    python mx_list.py --year 2018 --sets train val
+
+Reads DIR/train2017.json, val2017.json and test2017.json. Writes DIR/train.lst, val.lst and
+test.lst: lines of INDEX<tab>LABEL<tab>PATH in random order. INDEX is the image id (1, 2, ... where
+the ids are no numbers), LABEL the rank of the category id (0 for test), PATH lies below DIR.
+"""
+
+import argparse
+import collections
+import os
+import random
+import statistics
+import sys
+
+from common.annotations import annotation_path, find_image, read_annotations
+from common.files import DATA_DIR, UserError, run_script
+from common.help import HelpFormatter
+from common.progress import Progress
+from common.recordio import MAX_KEY, ListEntry, write_list
+
+NAMES_SHOWN = 5
+
+
+def parse_args():
+    """Read the flags."""
+    parser = argparse.ArgumentParser(
+        description="Make the lists that im2rec.py packs, from the annotations of the challenge.",
+        epilog="example: python mx_list.py --val-into-train 0.9 --check",
+        formatter_class=HelpFormatter,
+    )
+    where = parser.add_argument_group("what is read and written")
+    where.add_argument("--data-dir", default=DATA_DIR, help="holds the JSON, gets the lists")
+    where.add_argument("--year", type=int, default=2017, help="year in the names of the JSON")
+    where.add_argument(
+        "--sets", nargs="+", default=["train", "val", "test"], help="sets to make a list of"
+    )
+    lists = parser.add_argument_group("the lists")
+    lists.add_argument("--seed", type=int, default=0, help="of the random order")
+    lists.add_argument(
+        "--val-into-train",
+        type=float,
+        default=0.0,
+        metavar="FRACTION",
+        help="move this share of val into train.lst, the same share of each category; 0 to below 1",
+    )
+    lists.add_argument(
+        "--check", action="store_true", help="name the photographs that are missing or empty"
+    )
+    return parser.parse_args()
+
+
+def main():
+    """Read all sets, then write all lists."""
+    args = parse_args()
+    if args.val_into_train:
+        check_val_into_train(args)
+    entries = {}
+    categories_of = {}
+    for name in args.sets:
+        path = annotation_path(args.data_dir, name, args.year)
+        annotations = read_annotations(path)
+        if annotations.labels or "test" not in name:
+            check_labels(path, annotations)
+            categories_of[path] = [category.id for category in annotations.categories]
+            check_categories(categories_of)
+        print_summary(name, annotations)
+        entries[name] = list_entries(args, annotations)
+    if args.val_into_train:
+        move_val_into_train(args, entries)
+    for name, listed in entries.items():
+        random.Random(args.seed).shuffle(listed)
+        path = os.path.join(args.data_dir, f"{name}.lst")
+        write_list(path, listed)
+        print(f"{path}: {len(listed)} images")
+    if args.check:
+        return check_photographs(args.data_dir, entries)
+    return 0
+
+
+def check_val_into_train(args):
+    """Raise `UserError` where `--val-into-train` cannot be done."""
+    if not 0 <= args.val_into_train < 1:
+        raise UserError(f"--val-into-train {args.val_into_train}: must be from 0 to below 1")
+    if not {"train", "val"} <= set(args.sets):
+        raise UserError("--val-into-train: needs train and val among --sets")
+
+
+def check_labels(path, annotations):
+    """Raise `UserError` unless each image has a label."""
+    unlabelled = [
+        name for image_id, name in annotations.images if image_id not in annotations.labels
+    ]
+    if unlabelled:
+        raise UserError(
+            f"{path}: {len(unlabelled)} images have no annotation, {unlabelled[0]} is the first"
+        )
+
+
+def check_categories(categories_of):
+    """Raise `UserError` unless a label means the same category in every set."""
+    paths = list(categories_of)
+    first, last = paths[0], paths[-1]
+    if categories_of[first] != categories_of[last]:
+        raise UserError(
+            f"{last}: its category ids differ from those of {first}, so that labels would mean "
+            "different things; take both from one challenge"
+        )
+
+
+def print_summary(name, annotations):
+    """Print what a person compares with the challenge's own numbers."""
+    line = f"{name}: {len(annotations.images)} images"
+    if annotations.categories:
+        supers = {category.supercategory for category in annotations.categories}
+        line += f", {len(annotations.categories)} categories in {len(supers)} super-categories"
+    if annotations.labels:
+        counts = collections.Counter(annotations.labels.values())
+        sizes = [counts[label] for label in range(len(annotations.categories))]
+        line += (
+            f"; images a category: least {min(sizes)}, "
+            f"median {statistics.median(sizes):g}, most {max(sizes)}"
+        )
+    print(line)
+
+
+def list_entries(args, annotations):
+    """Return the list of a set in the JSON's order."""
+    folder = f"test{args.year}"
+    subfolder = test_subfolder(args.data_dir, annotations.images, folder)
+    ids_are_keys = all(
+        type(image_id) is int and 0 <= image_id <= MAX_KEY for image_id, _ in annotations.images
+    )
+    return [
+        ListEntry(
+            image_id if ids_are_keys else number,
+            annotations.labels.get(image_id, 0),
+            subfolder + name,
+        )
+        for number, (image_id, name) in enumerate(annotations.images, 1)
+    ]
+
+
+def test_subfolder(data_dir, images, folder):
+    """Return `test2017/` where the photographs lie in it but their names do not say so."""
+    for _, name in images[:100]:  # some of them may be missing
+        path = find_image(data_dir, name, folder)
+        if os.path.exists(path):
+            return folder + "/" if path == os.path.join(data_dir, folder, name) else ""
+    return ""
+
+
+def move_val_into_train(args, entries):
+    """Move the share `--val-into-train` of val into train, stratified by category."""
+    shuffled = random.Random(args.seed).sample(entries["val"], len(entries["val"]))
+    shuffled.sort(key=lambda entry: entry.label)
+    # The n-th image in order of category moves where n * FRACTION passes a whole number: so each
+    # category gives its share up to one image, and all together give theirs.
+    moves = [
+        int((n + 1) * args.val_into_train) > int(n * args.val_into_train)
+        for n in range(len(shuffled))
+    ]
+    moved = [entry for entry, move in zip(shuffled, moves) if move]
+    entries["val"] = [entry for entry, move in zip(shuffled, moves) if not move]
+    entries["train"] = renumber(entries["train"] + moved)
+    print(f"moved {len(moved)} images of val into train")
+
+
+def renumber(listed):
+    """Return the entries with unique indices: as they are, or 1, 2, ... where two are the same."""
+    if len({entry.index for entry in listed}) == len(listed):
+        return listed
+    return [entry._replace(index=number) for number, entry in enumerate(listed, 1)]
+
+
+def check_photographs(data_dir, entries):
+    """Name the files that are missing or empty; return the exit status."""
+    faults = collections.defaultdict(list)
+    with Progress(sum(map(len, entries.values())), "checking") as progress:
+        for listed in entries.values():
+            for entry in listed:
+                try:
+                    if os.path.getsize(os.path.join(data_dir, entry.path)) == 0:
+                        faults["empty"].append(entry.path)
+                except OSError:
+                    faults["missing"].append(entry.path)
+                progress.update()
+    for fault, names in sorted(faults.items()):
+        print(f"{len(names)} photographs are {fault}:", file=sys.stderr)
+        for name in sorted(names)[:NAMES_SHOWN]:
+            print(f"  {name}", file=sys.stderr)
+    if not faults:
+        print("every photograph is there")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    run_script(main)
