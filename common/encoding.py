@@ -1,0 +1,117 @@
+"""One image as it is packed: decoded, cropped, resized and encoded as MXNet's `im2rec.py` does."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+MAX_JPEG_SIDE = 65500  # libjpeg's
+
+_JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+
+
+@dataclass
+class Settings:
+    """How images are packed; the names and defaults of MXNet's `im2rec.py`."""
+
+    resize: int = 0  # shorter side in pixels; 0 keeps the size
+    center_crop: bool = False  # to a square
+    quality: int = 95  # of JPEG, 1 to 100; for PNG the compression, 1 to 9
+    color: int = 1  # 1: colour, 0: grey, -1: as it is, with alpha and 16 bits
+    encoding: str = ".jpg"  # or .png
+    pass_through: bool = False  # the bytes of the file
+    pack_label: bool = False  # all labels of a line, not only the first
+
+
+def encode_image(data, settings):
+    """Return the bytes to pack for the bytes of an image file.
+
+    cv2 turns the image as its EXIF orientation says (except for `color=-1`), as `cv2.imread` does.
+
+    Raises:
+        ValueError: not a whole image, or one beyond cv2's limits; says why in one line.
+    """
+    if not data:
+        raise ValueError("is empty")
+    if is_cut_short(data):
+        raise ValueError("is cut short: its end marker is missing")
+    if settings.pass_through and data.startswith((_JPEG_START, _PNG_START)):
+        return data  # not decoded: that is what the flag is for
+    image = decode_image(data, settings.color)
+    if settings.pass_through:
+        return data
+    try:
+        if settings.center_crop:
+            image = _crop_to_square(image)
+        if settings.resize:
+            image = _resize_shorter_side(image, settings.resize)
+        return _encode(image, settings)
+    except cv2.error as error:
+        raise ValueError(_first_line(error)) from None
+
+
+def decode_image(data, color=1):
+    """Return the pixels (H, W[, C]) of the bytes of an image file; `color` as in `Settings`.
+
+    Raises:
+        ValueError: no image that cv2 can read, or one beyond its limits.
+    """
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
+    except cv2.error as error:
+        raise ValueError(_first_line(error)) from None
+    if image is None:
+        raise ValueError("is no image that cv2 can read, or is damaged")
+    return image
+
+
+def is_cut_short(data):
+    """Return whether the bytes of a JPEG or PNG lack its end marker; False for other formats.
+
+    libjpeg paints what is missing grey and goes on. The end marker of a thumbnail inside the EXIF
+    does not count, and bytes behind the end (some cameras put a second picture there) do no harm.
+    """
+    if bytes(data[:4]) == _PNG_START:
+        return _PNG_END not in bytes(data[-8:]) and _PNG_END not in bytes(data)
+    if bytes(data[:2]) != _JPEG_START or bytes(data[-2:]) == _JPEG_END:
+        return False
+    position = len(_JPEG_START)
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        if data[position + 1] == _JPEG_SCAN:
+            return bytes(data).find(_JPEG_END, position) < 0
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True
+
+
+def _crop_to_square(image):
+    height, width = image.shape[:2]
+    if height > width:
+        top = (height - width) // 2
+        return image[top : top + width, :]
+    left = (width - height) // 2
+    return image[:, left : left + height]
+
+
+def _resize_shorter_side(image, size):
+    height, width = image.shape[:2]
+    if height > width:
+        new_width, new_height = size, height * size // width
+    else:
+        new_width, new_height = width * size // height, size
+    if max(new_width, new_height) > MAX_JPEG_SIDE:
+        raise ValueError(f"would become {new_width}x{new_height}: too long for its width")
+    return cv2.resize(image, (new_width, new_height))
+
+
+def _encode(image, settings):
+    png = settings.encoding == ".png"
+    parameter = cv2.IMWRITE_PNG_COMPRESSION if png else cv2.IMWRITE_JPEG_QUALITY
+    done, encoded = cv2.imencode(settings.encoding, image, [parameter, settings.quality])
+    if not done:
+        raise ValueError(f"cannot be encoded as {settings.encoding}")
+    return encoded.tobytes()
+
+
+def _first_line(error):
+    return f"cv2: {getattr(error, 'err', '') or str(error).strip().splitlines()[0]}"

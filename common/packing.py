@@ -1,0 +1,119 @@
+"""Pack the photographs of a list into a record file: in order, resumable, whole or not at all."""
+
+import os
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import cv2
+
+from common.encoding import Settings, encode_image
+from common.files import UserError, held
+from common.memory import keep_freed_memory
+from common.packing_run import Failure, PackingRun
+from common.progress import Progress
+from common.recordio import ListEntry, frame_record, pack_record, read_list
+
+# Results that may wait behind a slow image, for each worker: this bounds the memory.
+WINDOW = 8
+# Where none of the first images can be packed, the root is wrong rather than the images.
+FIRST_IMAGES = 100
+
+
+def pack_list(list_path, root, settings=None, workers=1, strict=False, resume=False):
+    """Pack the images of `list_path` below `root` into the `.rec` and `.idx` beside it.
+
+    What MXNet's `im2rec.py` makes of the same list, byte for byte. An image that cannot be packed
+    is left out and named in `PREFIX.rec.failed.txt`. `resume` goes on where a run stopped, or
+    before it at the first image that failed then and can be packed now.
+
+    Returns:
+        Summary, `was_whole` where `resume` found the finished work of the same settings.
+
+    Raises:
+        UserError: a bad list, another run at work, other settings than those of the partial file,
+            with `strict` the first image that fails, none of the first 100 images can be packed.
+    """
+    settings = settings or Settings()
+    entries = read_list(list_path)
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: not a folder; ROOT holds the images that the list names")
+    cv2.setNumThreads(1)  # the workers keep the cores busy
+    keep_freed_memory()
+    run = PackingRun(list_path, root, settings)
+    pack = partial(_pack_entry, root, settings)
+
+    def is_mended(failure):
+        return not isinstance(pack(ListEntry(failure.index, 0.0, failure.path)), Failure)
+
+    with held(run.rec_path, "writing it"):
+        finished = run.finished_summary() if resume else None
+        if finished and not any(map(is_mended, finished.failures)):
+            return finished
+        if finished:
+            run.take_back()
+        begun = resume and run.is_begun()
+        position = run.reopen(entries, is_mended) if begun else run.begin()
+        for failure in run.failures:
+            _check_failure(root, failure, strict, run, len(entries))
+        title = f"packing {os.path.basename(list_path)}"
+        with run.writing(), Progress(len(entries) - position, title) as progress:
+            for result in ordered_map(pack, entries[position:], workers):
+                if isinstance(result, Failure):
+                    run.add_failure(result)
+                    _check_failure(root, result, strict, run, len(entries))
+                else:
+                    run.add_record(*result)
+                progress.update()
+        return run.finish()
+
+
+def ordered_map(function, items, workers):
+    """Yield `function(item)` in the order of `items`, from a pool of threads, in bounded memory.
+
+    Threads, not processes: cv2 works outside Python's lock, nothing is copied between them, and
+    none can be killed alone (800x600 to 512, quality 95, two cores: 387 images/s, and 209 from a
+    pool of processes).
+    """
+    pending = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(function, item))
+                if len(pending) >= WINDOW * workers:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _pack_entry(root, settings, entry):
+    """Return (key, framed record) of a line of the list, or the `Failure` that it is."""
+    label = entry.label
+    if isinstance(label, tuple) and not settings.pack_label:
+        label = label[0]
+    try:
+        with open(os.path.join(root, entry.path), "rb") as stream:
+            image = encode_image(stream.read(), settings)
+        return entry.index, frame_record(pack_record(entry.index, label, image))
+    except OSError as error:
+        return Failure(entry.index, entry.path, (error.strerror or str(error)).lower())
+    except ValueError as error:
+        return Failure(entry.index, entry.path, str(error))
+    except MemoryError:
+        return Failure(entry.index, entry.path, "is too large for this machine's memory")
+
+
+def _check_failure(root, failure, strict, run, num_entries):
+    """Raise `UserError` where a failure is to end the run."""
+    path = os.path.join(root, failure.path)
+    if strict:
+        raise UserError(f"{path}: {failure.reason} (--strict)")
+    first = min(FIRST_IMAGES, num_entries)
+    if not run.num_records and len(run.failures) == first:
+        raise UserError(
+            f"{root}: none of the first {first} images of the list can be packed "
+            f"({failure.path}: {failure.reason}); is it the folder that the list's paths start in?"
+        )

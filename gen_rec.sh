@@ -1,0 +1,30 @@
+#!/bin/sh
+# Step 2: packs the lists of step 1 into record files.
+#
+#   sh gen_rec.sh          data/{val,train}.lst and the photographs in data/ -> data/{val,train}.rec
+#   sh gen_rec.sh DIR      the same in another folder
+#
+# A second call goes on where the first one stopped and leaves alone what is whole.
+# Edit here:
+sets="val train" # add test to pack the test photographs too; sub.py reads them as they lie
+resize=512       # shorter side in pixels
+quality=95       # of the JPEGs
+threads=20       # images at a time, at most one a core
+
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+data_dir=${1:-$here/data}
+# shellcheck source=common/python.sh
+. "$here/common/python.sh"
+
+cores=$(getconf _NPROCESSORS_ONLN)
+[ "$threads" -le "$cores" ] || threads=$cores
+
+status=0
+for set in $sets; do
+    # One damaged photograph in val (status 1) shall not cost the night's packing of train.
+    "$python" "$here/im2rec.py" --resize "$resize" --quality "$quality" --num-thread "$threads" \
+        --resume "$data_dir/$set" "$data_dir" || status=$?
+    [ "$status" -le 1 ] || exit "$status"
+done
+exit "$status"

@@ -1,0 +1,183 @@
+"""Step 2: pack photographs into a record file, as MXNet's tools/im2rec.py does, byte for byte.
+
+    python im2rec.py --resize 512 --quality 95 --num-thread 20 data/train data
+    python im2rec.py --resize 512 ... --resume data/train data     # go on where a run stopped
+    python im2rec.py --verify --decode data/train                  # the result against the list
+    python im2rec.py --reindex data/train                          # train.idx from train.rec
+    python im2rec.py --list --recursive data/birds photographs     # a list of a folder of folders
+
+Reads PREFIX.lst and the images below ROOT. Writes PREFIX.rec and PREFIX.idx when they are whole,
+names images that cannot be packed in PREFIX.rec.failed.txt (exit status 1), and keeps
+PREFIX.rec.journal for --resume.
+"""
+
+import argparse
+import glob
+import os
+import sys
+
+from common.encoding import Settings
+from common.files import UserError, run_script
+from common.help import HelpFormatter
+from common.image_folder import list_images, split_list
+from common.integrity import verify_records
+from common.packing import pack_list
+from common.recordio import index_records, write_index, write_list
+
+FAILURES_SHOWN = 5
+
+
+def parse_args():
+    """Read the flags: those of MXNet's tool, and four of ours."""
+    parser = argparse.ArgumentParser(
+        description="Make an image list, or pack the images of a list into a record file.",
+        epilog="example: python im2rec.py --resize 512 --num-thread 20 data/train data",
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument("prefix", help="PREFIX.lst is packed into PREFIX.rec and PREFIX.idx")
+    parser.add_argument("root", nargs="?", help="folder that the list's paths start from")
+
+    lists = parser.add_argument_group("making a list")
+    lists.add_argument("--list", action="store_true", help="list the images below ROOT")
+    lists.add_argument(
+        "--exts", nargs="+", default=[".jpeg", ".jpg", ".png"], help="endings of image files"
+    )
+    lists.add_argument("--chunks", type=positive, default=1, help="number of lists")
+    lists.add_argument("--train-ratio", type=ratio, default=1.0, help="share to train on, 0 to 1")
+    lists.add_argument("--test-ratio", type=ratio, default=0.0, help="share to test on, 0 to 1")
+    lists.add_argument(
+        "--recursive", action="store_true", help="enter subfolders; each folder is a label"
+    )
+    lists.add_argument(
+        "--no-shuffle", dest="shuffle", action="store_false", help="keep the order of names"
+    )
+
+    packing = parser.add_argument_group("packing")
+    packing.add_argument("--pass-through", action="store_true", help="pack the files' own bytes")
+    packing.add_argument(
+        "--resize", type=int, default=0, help="shorter side in pixels; 0 keeps the size"
+    )
+    packing.add_argument("--center-crop", action="store_true", help="crop to the central square")
+    packing.add_argument(
+        "--quality", type=int, default=95, help="of JPEG, 1 to 100; compression of PNG, 1 to 9"
+    )
+    packing.add_argument("--num-thread", type=positive, default=1, help="images at a time")
+    packing.add_argument(
+        "--color", type=int, default=1, choices=[-1, 0, 1], help="1 colour, 0 grey, -1 as it is"
+    )
+    packing.add_argument("--encoding", default=".jpg", choices=[".jpg", ".png"], help="format")
+    packing.add_argument("--pack-label", action="store_true", help="pack all labels of a line")
+    packing.add_argument("--strict", action="store_true", help="end at the first image that fails")
+    packing.add_argument(
+        "--resume", action="store_true", help="go on where a run with the same flags stopped"
+    )
+
+    checks = parser.add_argument_group("looking after a record file")
+    checks.add_argument("--verify", action="store_true", help="check PREFIX.rec against PREFIX.lst")
+    checks.add_argument("--decode", action="store_true", help="with --verify: decode every image")
+    checks.add_argument("--reindex", action="store_true", help="make PREFIX.idx from PREFIX.rec")
+    return parser.parse_args()
+
+
+def positive(text):
+    """Parse a whole number above 0."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
+    return number
+
+
+def ratio(text):
+    """Parse a number from 0 to 1."""
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be from 0 to 1")
+    return number
+
+
+def main():
+    """Do what the flags ask for; return the exit status."""
+    args = parse_args()
+    prefix, ending = os.path.splitext(args.prefix)
+    if ending not in (".lst", ".rec", ".idx"):
+        prefix = args.prefix
+    if args.verify:
+        return verify(prefix, args)
+    if args.reindex:
+        return reindex(prefix)
+    if args.root is None:
+        raise UserError("ROOT is missing: the folder that the images lie in")
+    if args.list:
+        return make_lists(prefix, args)
+    return pack(prefix, args)
+
+
+def pack(prefix, args):
+    """Pack `PREFIX.lst`; say how it went."""
+    if not os.path.exists(f"{prefix}.lst"):
+        others = ", ".join(sorted(glob.glob(glob.escape(prefix) + "*.lst"))[:3])
+        mend = f"name one of {others}" if others else "make it with: python mx_list.py"
+        raise UserError(f"{prefix}.lst: not found; {mend}")
+    if args.resize < 0 or not 0 <= args.quality <= 100:
+        raise UserError("--resize must be 0 or more, --quality 0 to 100")
+    settings = Settings(
+        resize=args.resize,
+        center_crop=args.center_crop,
+        quality=args.quality,
+        color=args.color,
+        encoding=args.encoding,
+        pass_through=args.pass_through,
+        pack_label=args.pack_label,
+    )
+    try:
+        summary = pack_list(
+            f"{prefix}.lst", args.root, settings, args.num_thread, args.strict, args.resume
+        )
+    except KeyboardInterrupt:
+        print(f"{prefix}.rec: not done; the same command with --resume goes on", file=sys.stderr)
+        raise
+    for failure in summary.failures[:FAILURES_SHOWN]:
+        print(f"not packed: {failure.path}: {failure.reason}", file=sys.stderr)
+    if len(summary.failures) > FAILURES_SHOWN:
+        print(f"... all of them are named in {prefix}.rec.failed.txt", file=sys.stderr)
+    was_whole = "; was whole already, without --resume it is packed anew"
+    print(
+        f"{summary.rec_path}: {summary.packed} packed, {len(summary.failures)} failed, "
+        f"{summary.num_bytes} bytes{was_whole if summary.was_whole else ''}"
+    )
+    return 1 if summary.failures else 0
+
+
+def verify(prefix, args):
+    """Print a table of what is wrong with a record file; return the exit status."""
+    num_records, faults = verify_records(prefix, args.decode, args.num_thread)
+    print(f"{prefix}.rec: {num_records} records, {'some bad' if faults else 'all good'}")
+    for fault, keys in faults.items():
+        print(f"{len(keys):8}  {fault}: {', '.join(map(str, keys[:FAILURES_SHOWN]))}")
+    return 1 if faults else 0
+
+
+def reindex(prefix):
+    """Make the index of a record file anew."""
+    keys, offsets = index_records(f"{prefix}.rec")
+    write_index(f"{prefix}.idx", keys, offsets)
+    print(f"{prefix}.idx: {len(keys)} records")
+    return 0
+
+
+def make_lists(prefix, args):
+    """Write the lists of the images below ROOT."""
+    if args.train_ratio + args.test_ratio > 1 + 1e-9:
+        raise UserError("--train-ratio and --test-ratio: are more than 1 together")
+    entries, labels = list_images(args.root, args.recursive, args.exts)
+    for folder, label in labels.items():
+        print(folder, label)
+    parts = split_list(entries, args.shuffle, args.chunks, args.train_ratio, args.test_ratio)
+    for name, part in parts.items():
+        write_list(f"{prefix}{name}.lst", part)
+        print(f"{prefix}{name}.lst: {len(part)} images")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

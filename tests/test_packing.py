@@ -1,0 +1,271 @@
+"""Packing that is interrupted: killed, stopped, out of disk; and what --resume makes of it."""
+
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from common.packing import WINDOW, ordered_map
+from common.recordio import RecordFile
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+NUM_IMAGES = 300
+FLAGS = ["--resize", "300", "--num-thread", "2"]
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A list of 300 images below a folder, five of them bad; returns the folder."""
+    folder = tmp_path_factory.mktemp("photographs")
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 80, 3), dtype=np.uint8)
+    for number in range(20):
+        image = cv2.resize(np.roll(pixels, number, axis=1), (640, 480))
+        cv2.imwrite(str(folder / f"{number}.jpg"), image)
+    names = [f"{n % 20}.jpg" if n % 60 != 30 else f"missing {n}.jpg" for n in range(NUM_IMAGES)]
+    lines = [f"{1000 - n}\t{n % 3}\t{name}\n" for n, name in enumerate(names)]
+    (folder / "train.lst").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def prefix(photographs, tmp_path):
+    """The prefix of a fresh copy of the list."""
+    shutil.copy(photographs / "train.lst", tmp_path)
+    return tmp_path / "train"
+
+
+@pytest.fixture(scope="module")
+def whole(photographs):
+    """The bytes of the .rec, the .idx and the failed.txt that an uninterrupted run makes."""
+    command = [sys.executable, os.path.join(ROOT, "im2rec.py"), *FLAGS]
+    done = subprocess.run([*command, photographs / "train", photographs], capture_output=True)
+    assert done.returncode == 1
+    return contents(photographs / "train")
+
+
+def test_results_come_in_order_and_few_wait_behind_a_slow_one():
+    taken = []
+
+    def items():
+        for number in range(200):
+            taken.append(number)
+            yield number
+
+    def work(number):
+        time.sleep(0.05 if number == 0 else 0)
+        return number
+
+    for expected, result in enumerate(ordered_map(work, items(), 2)):
+        assert result == expected
+        assert len(taken) - expected <= 2 * WINDOW
+    assert expected == 199
+
+
+def contents(prefix):
+    return [
+        prefix.with_suffix(suffix).read_bytes() for suffix in (".rec", ".idx", ".rec.failed.txt")
+    ]
+
+
+def start(prefix, photographs, *flags, **options):
+    """Start packing; return the process."""
+    command = [sys.executable, os.path.join(ROOT, "im2rec.py"), *FLAGS, *flags]
+    return subprocess.Popen(
+        [*command, prefix, photographs], stderr=subprocess.PIPE, encoding="utf-8", **options
+    )
+
+
+def stop_within(prefix, process, num_bytes, number=signal.SIGKILL):
+    """Send a signal once the partial file has that many bytes; return what was said."""
+    partial = prefix.with_suffix(".rec.partial")
+    while process.poll() is None and (not partial.exists() or partial.stat().st_size < num_bytes):
+        time.sleep(0.002)
+    process.send_signal(number)
+    return process.communicate()[1]
+
+
+def check_that_targets_are_absent_or_whole(prefix, whole):
+    for path, content in zip((prefix.with_suffix(".rec"), prefix.with_suffix(".idx")), whole):
+        assert not path.exists() or path.read_bytes() == content
+
+
+def test_a_killed_run_leaves_no_half_file_and_goes_on(script, prefix, photographs, whole):
+    stop_within(prefix, start(prefix, photographs), len(whole[0]) // 2)
+    assert not prefix.with_suffix(".rec").exists()
+    assert not prefix.with_suffix(".idx").exists()
+    kept = prefix.with_suffix(".rec.partial").stat().st_size
+    assert len(whole[0]) // 2 <= kept < len(whole[0])
+    done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert int(done.stderr.split("packing train.lst: ")[1].split("/")[0]) < NUM_IMAGES * 0.6
+    assert contents(prefix) == whole
+    assert not list(prefix.parent.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_it_still_finishes_to_the_same_bytes(prefix, photographs, whole):
+    draw = random.Random(0)
+    for _ in range(20):
+        prefix.with_suffix(".rec").unlink(missing_ok=True)  # where it came to the end
+        process = start(prefix, photographs, "--resume")
+        time.sleep(0.25 + draw.random() * 0.4)
+        process.kill()
+        process.communicate()
+        check_that_targets_are_absent_or_whole(prefix, whole)
+    process = start(prefix, photographs, "--resume")
+    process.communicate()
+    assert contents(prefix) == whole
+
+
+def test_a_run_killed_between_the_two_renames_goes_on(script, prefix, photographs, whole):
+    start(prefix, photographs).communicate()
+    prefix.with_suffix(".rec").rename(f"{prefix}.rec.partial")
+    error = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1).stderr
+    assert "packing train.lst:" not in error  # no image was left to pack
+    assert contents(prefix) == whole
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_run_says_how_to_go_on(script, prefix, photographs, whole, number, status):
+    process = start(prefix, photographs)
+    error = stop_within(prefix, process, len(whole[0]) // 4, number)
+    assert process.returncode == status
+    assert "train.rec: not done; the same command with --resume goes on" in error
+    assert "Traceback" not in error
+    script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert contents(prefix) == whole
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(script, prefix, photographs, whole):
+    def small_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole[0]) // 3,) * 2)
+
+    error = start(prefix, photographs, preexec_fn=small_disk).communicate()[1]
+    assert "train.rec: the file size limit" in error.splitlines()[-1]
+    assert "Traceback" not in error
+    script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert contents(prefix) == whole
+
+
+@pytest.fixture
+def stopped(prefix, photographs, whole):
+    """The prefix of a run that was killed half-way."""
+    stop_within(prefix, start(prefix, photographs), len(whole[0]) // 2)
+    return prefix
+
+
+def cut(path):
+    os.truncate(path, path.stat().st_size - 777)
+
+
+def zero_the_end(path):
+    size = path.stat().st_size
+    os.truncate(path, size - 50_000)
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize("suffix", [".rec.partial", ".idx.partial"])
+@pytest.mark.parametrize("damage", [cut, zero_the_end, os.remove])
+def test_what_a_lost_power_spoilt_is_packed_again(
+    script, stopped, photographs, whole, suffix, damage
+):
+    path = stopped.with_suffix(suffix)
+    if damage is zero_the_end and suffix == ".idx.partial":
+        path.write_bytes(path.read_bytes()[:-500] + bytes(500))
+    elif damage is cut and suffix == ".idx.partial":
+        os.truncate(path, path.stat().st_size - 77)
+    else:
+        damage(path)
+    script("im2rec.py", *FLAGS, "--resume", stopped, photographs, status=1)
+    assert contents(stopped) == whole
+
+
+def test_other_flags_are_not_mixed_into_a_partial_file(script, stopped, photographs, whole):
+    flags = ["--resize", "200", "--num-thread", "2", "--resume"]
+    error = script("im2rec.py", *flags, stopped, photographs, status=2).stderr
+    assert "train.rec.partial: was begun with another resize (300, not 200)" in error
+    script("im2rec.py", *FLAGS, stopped, photographs, status=1)  # without --resume: anew
+    assert contents(stopped) == whole
+
+
+def test_another_list_is_not_mixed_into_a_partial_file(script, stopped, photographs):
+    with open(f"{stopped}.lst", "a") as stream:
+        stream.write("5000\t0\t0.jpg\n")
+    error = script("im2rec.py", *FLAGS, "--resume", stopped, photographs, status=2).stderr
+    assert "train.rec.partial: was begun with another list" in error
+
+
+def test_the_number_of_threads_may_change(script, stopped, photographs, whole):
+    flags = ["--resize", "300", "--num-thread", "5", "--resume"]
+    script("im2rec.py", *flags, stopped, photographs, status=1)
+    assert contents(stopped) == whole
+
+
+def test_what_is_whole_is_left_alone_by_resume(script, prefix, photographs):
+    script("im2rec.py", *FLAGS, prefix, photographs, status=1)
+    before = os.stat(f"{prefix}.rec").st_mtime_ns
+    done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert "295 packed, 5 failed" in done.stdout
+    assert "was whole already" in done.stdout
+    assert os.stat(f"{prefix}.rec").st_mtime_ns == before
+    script("im2rec.py", "--resume", "--resize", "100", prefix, photographs, status=1)
+    assert os.stat(f"{prefix}.rec").st_mtime_ns > before
+
+
+def test_resume_packs_an_image_that_was_mended(script, tmp_path, photographs):
+    for number in range(6):
+        shutil.copy(photographs / f"{number}.jpg", tmp_path)
+    (tmp_path / "train.lst").write_text("".join(f"{n}\t0\t{n}.jpg\n" for n in range(8)))
+    command = ["im2rec.py", *FLAGS, "--resume", tmp_path / "train", tmp_path]
+    assert "6 packed, 2 failed" in script(*command, status=1).stdout
+    shutil.copy(photographs / "6.jpg", tmp_path)
+    done = script(*command, status=1)
+    assert "7 packed, 1 failed" in done.stdout
+    assert "packing train.lst: 2/2 images" in done.stderr
+    shutil.copy(photographs / "7.jpg", tmp_path)
+    os.rename(tmp_path / "train.rec", tmp_path / "train.rec.partial")  # as if it had been killed
+    assert "8 packed, 0 failed" in script(*command).stdout
+    assert RecordFile(str(tmp_path / "train.rec")).keys.tolist() == list(range(8))
+
+
+def test_a_run_over_finished_files_that_is_stopped_leaves_them_whole(prefix, photographs, whole):
+    start(prefix, photographs).communicate()
+    stop_within(prefix, start(prefix, photographs, "--quality", "50"), 100_000)
+    assert contents(prefix)[:2] == whole[:2]
+
+
+def run_gen_rec(*arguments, cwd=ROOT):
+    command = ["sh", os.path.join(ROOT, "gen_rec.sh"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
+
+
+def test_gen_rec_packs_val_and_train_though_some_of_val_fail(prefix, photographs):
+    folder = prefix.parent
+    for number in range(20):
+        shutil.copy(photographs / f"{number}.jpg", folder)
+    (folder / "val.lst").write_text("0\t0\t0.jpg\n1\t0\tmissing.jpg\n")
+    (folder / "train.lst").write_text("0\t0\t1.jpg\n1\t0\t2.jpg\n")
+    done = run_gen_rec(".", cwd=folder)
+    assert done.returncode == 1
+    assert "val.rec: 1 packed, 1 failed" in done.stdout
+    assert "train.rec: 2 packed, 0 failed" in done.stdout
+    image = RecordFile(str(folder / "train.rec")).read(0).image
+    assert cv2.imdecode(np.frombuffer(image, np.uint8), 1).shape == (512, 682, 3)
+    (folder / "val.lst").write_text("0\t0\t0.jpg\n")
+    assert run_gen_rec(folder).returncode == 0
+
+
+def test_gen_rec_names_the_step_that_makes_a_missing_list(tmp_path):
+    done = run_gen_rec(tmp_path)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == f"im2rec.py: {tmp_path}/val.lst: not found; make it with: python mx_list.py\n"
+    )
