@@ -1,0 +1,271 @@
+"""The data flags and MXNet's side: what the network is fed, and what is said before it is."""
+
+import argparse
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.made_up import encode, make_photograph, write_records
+from common import data, data_flags
+from common.augmentation import Augmentation
+from common.files import UserError
+from common.find_mxnet import mx
+
+NUMBER = 10
+LABELS = [number % 3 for number in range(NUMBER)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data folder with train.rec and val.rec, and a few photographs in each."""
+    folder = tmp_path_factory.mktemp("data")
+    encoded = [encode(make_photograph(seed, 96, 128)) for seed in range(NUMBER)]
+    write_records(folder / "train", encoded, LABELS)
+    write_records(folder / "val", encoded, LABELS)
+    return folder
+
+
+def parse(folder, *flags, level=None):
+    parser = argparse.ArgumentParser()
+    data.add_data_args(parser)
+    data.add_data_aug_args(parser)
+    if level is not None:
+        data.set_data_aug_level(parser, level)
+    parser.add_argument("--batch-size", type=int, default=4)
+    return parser.parse_args(
+        ["--data-dir", str(folder), "--image-shape", "3,64,64", *map(str, flags)]
+    )
+
+
+def iterators(folder, *flags):
+    return data.get_record_iterators(parse(folder, *flags))
+
+
+# What the network is fed --------------------------------------------------------------------------
+
+
+def test_validation_pixels_are_those_of_mxnets_record_iterator(tmp_path):
+    encoded = [encode(make_photograph(seed, 512, 683)) for seed in range(4)]
+    rec = write_records(tmp_path / "val", encoded, range(4))
+    _, val = iterators(tmp_path, "--data-train", rec, "--image-shape", "3,320,320")
+    theirs = mx.io.ImageRecordIter(
+        path_imgrec=rec, data_shape=(3, 320, 320), batch_size=4, resize=360
+    )
+    ours, peer = val.next(), theirs.next()
+    difference = abs(ours.data[0].asnumpy() - peer.data[0].asnumpy())
+    assert difference.mean() < 0.5 and difference.max() <= 1
+    assert ours.label[0].asnumpy().tolist() == peer.label[0].asnumpy().tolist()
+
+
+def test_batches_are_uint8_as_declared_and_padding_is_told(folder):
+    train, val = iterators(folder)
+    assert train.provide_data[0].dtype == np.uint8
+    assert train.provide_data[0].shape == (4, 3, 64, 64)
+    for iterator in (train, val):
+        batches = list(iterator)
+        assert [batch.pad for batch in batches] == [0, 0, 2] and iterator.num_batches == 3
+        assert all(batch.data[0].dtype == np.uint8 for batch in batches)
+        for batch in batches:
+            assert batch.label[0].asnumpy().tolist() == [LABELS[key] for key in batch.index]
+
+
+def test_no_batch_is_overwritten_by_a_later_one(folder):
+    train, _ = iterators(folder, "--batches-ahead", 1)
+    kept = list(train)
+    train.set_epoch(0)
+    for batch, again in zip(kept, train):
+        np.testing.assert_array_equal(batch.data[0].asnumpy(), again.data[0].asnumpy())
+
+
+def test_reset_goes_on_to_the_next_epoch_and_set_epoch_to_any(folder):
+    train, _ = iterators(folder)
+    epochs = []
+    for _ in range(3):
+        epochs.append(np.concatenate([batch.index for batch in train]).tolist())
+        train.reset()
+    assert epochs[0] != epochs[1] != epochs[2]
+    train.set_epoch(1)
+    assert np.concatenate([batch.index for batch in train]).tolist() == epochs[1]
+
+
+def test_an_epoch_can_be_left_and_begun_again(folder):
+    train, _ = iterators(folder)
+    first = next(train).index.tolist()
+    train.set_epoch(0)
+    assert next(train).index.tolist() == first
+    train.close()
+
+
+def test_machines_train_on_parts_and_each_validates_on_all(folder):
+    parts = [data.get_record_iterators(parse(folder), rank, 2) for rank in range(2)]
+    seen = [[key for batch in train for key in batch.index[: 4 - batch.pad]] for train, _ in parts]
+    assert sorted(seen[0] + seen[1]) == [*range(NUMBER)]
+    assert [val.num_batches for _, val in parts] == [3, 3]
+
+
+def test_made_up_images_have_the_same_interface(folder):
+    noise, val = iterators(folder, "--benchmark", 1, "--num-classes", 7)
+    assert val is None and noise.num_classes == 7
+    noise.set_epoch(0)
+    batch = noise.next()
+    assert batch.data[0].shape == noise.provide_data[0].shape == (4, 3, 64, 64)
+    assert batch.data[0].dtype == np.uint8 and batch.label[0].asnumpy().max() < 7
+    assert 1 + sum(1 for _ in noise) == noise.num_batches
+
+
+def test_mean_and_deviation_become_part_of_the_network(folder):
+    network = mx.sym.Flatten(mx.sym.Variable("data"))
+    assert data.normalize_input(network, parse(folder)) is network
+    args = parse(folder, "--rgb-mean", "123,116,103", "--rgb-std", "58,57,56")
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4)).astype(np.uint8)
+    executor = data.normalize_input(network, args).bind(
+        mx.cpu(), {"data": mx.nd.array(images, dtype="uint8")}
+    )
+    expected = mx.image.color_normalize(
+        mx.nd.array(images.transpose(0, 2, 3, 1)),
+        mx.nd.array([123, 116, 103]),
+        mx.nd.array([58, 57, 56]),
+    ).asnumpy()
+    output = executor.forward()[0].asnumpy().reshape(images.shape)
+    np.testing.assert_allclose(output, expected.transpose(0, 3, 1, 2), rtol=1e-5)
+
+
+# Flags --------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_are_those_of_2017(folder):
+    args = parse(folder)
+    assert data_flags.augmentation_of(args, 360) == Augmentation()
+    assert parse(folder, "--image-shape", "3,320,320").fill_value == 255
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--random-resized-crop 0",
+        "--random-resized-crop 0 --resize 90",
+        "--random-resized-crop 0 --random-crop 0",
+        "--random-resized-crop 0 --min-crop-size 20 --max-crop-size 60",
+        "--random-resized-crop 0 --max-random-aspect-ratio 0.25",
+        "--max-random-area 0.5",
+        "--min-random-area 0.8",
+        "--max-random-aspect-ratio 1.1 --min-random-aspect-ratio 0.9",
+        "--random-mirror 0",
+        "--pad-size 8",
+        "--pad-size 8 --fill-value 0",
+        "--max-random-rotate-angle 20",
+        "--max-random-shear-ratio 0.2",
+        "--max-random-scale 1.5",
+        "--min-random-scale 0.5",
+        "--max-random-h 30",
+        "--max-random-s 30",
+        "--max-random-l 30",
+        "--brightness 0",
+        "--contrast 0",
+        "--saturation 0",
+        "--pca-noise 0",
+        "--seed 1",
+        "--class-balance 1",
+        "--data-aug-level 0",
+        "--data-aug-level 1",
+        "--data-aug-level 2",
+        "--data-aug-level 3",
+    ],
+)
+def test_every_flag_changes_what_the_network_sees(folder, flags):
+    usual, changed = iterators(folder)[0], iterators(folder, *flags.split())[0]
+    assert (usual.next().data[0].asnumpy() != changed.next().data[0].asnumpy()).any()
+
+
+def test_levels_are_sets_of_flags_and_what_is_typed_counts(folder):
+    nothing = parse(folder, "--data-aug-level", 0)
+    assert nothing.random_resized_crop == nothing.random_mirror == nothing.brightness == 0
+    typed = parse(folder, "--brightness", 0.2, "--data-aug-level", 3, "--max-random-h", 9)
+    assert (typed.brightness, typed.max_random_h, typed.max_random_s) == (0.2, 9, 50)
+    assert parse(folder, level=2).max_random_h == 36
+
+
+def test_level_0_is_the_validation_preset(folder):
+    pixels = [{}, {}]
+    for iterator, seen in zip(iterators(folder, "--data-aug-level", 0), pixels):
+        for batch in iterator:
+            seen.update(zip(batch.index.tolist(), batch.data[0].asnumpy()))
+    for key in range(NUMBER):
+        np.testing.assert_array_equal(pixels[0][key], pixels[1][key])
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--image-shape 320", "must be 3,HEIGHT,WIDTH"),
+        ("--image-shape 1,32,32", "must be 3,HEIGHT,WIDTH"),
+        ("--data-nthreads 0", "--data-nthreads 0: must be 1"),
+        ("--min-random-area 0", "--min-random-area 0"),
+        ("--min-random-area 0.9 --max-random-area 0.5", "no larger than"),
+        ("--max-random-area 2", "at most 1"),
+        ("--max-random-aspect-ratio 0.5 --min-random-aspect-ratio 0.9", "--max-random-aspect"),
+        ("--rgb-mean 1,2", "three numbers"),
+        ("--rgb-std 0", "must not be 0"),
+        ("--class-balance 2", "--class-balance 2.0: must be 0 to 1"),
+        ("--num-classes 2", "holds labels up to 2; leave the flag out, or give --num-classes 3"),
+        ("--data-train nowhere.rec", "nowhere.rec: not found; make it with: sh gen_rec.sh"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_in_words(folder, flags, words):
+    with pytest.raises(UserError, match=words):
+        iterators(folder, *flags.split())
+
+
+# What the records hold ----------------------------------------------------------------------------
+
+
+def test_classes_and_examples_default_to_what_the_records_hold(folder, caplog):
+    args = parse(folder)
+    train, val = data.get_record_iterators(args)
+    assert train.num_classes == val.num_classes == args.num_classes == 3
+    assert args.num_examples == NUMBER
+    assert not caplog.records
+
+
+def test_a_contradiction_is_a_warning_before_training(folder, caplog):
+    args = parse(folder, "--num-classes", 5089, "--num-examples", 579184)
+    train, _ = data.get_record_iterators(args)
+    assert train.num_classes == 5089 and args.num_examples == NUMBER
+    assert "the records hold labels 0 to 2 only" in caplog.text
+    assert f"{folder / 'train.rec'} holds 10 images" in caplog.text
+
+
+def test_labels_that_are_no_classes_are_refused(folder, tmp_path):
+    image = encode(make_photograph(0, 64, 64))
+    for label in (-1, 0.5, float("nan")):
+        rec = write_records(tmp_path / "odd", [image, image], [0, label])
+        with pytest.raises(UserError, match=r"odd\.rec: holds labels that are no classes"):
+            iterators(folder, "--data-train", rec)
+
+
+def test_validation_may_be_missing(folder, tmp_path, caplog):
+    rec = folder / "train.rec"
+    _, val = iterators(tmp_path, "--data-train", rec)
+    assert val is None and "val.rec: not found; training goes without" in caplog.text
+
+
+# Looking at it ------------------------------------------------------------------------------------
+
+
+def test_reading_alone_is_measured(folder, caplog):
+    caplog.set_level("INFO")
+    train, _ = iterators(folder)
+    data.measure_reading(train)
+    assert re.search(r"reading alone: \d+\.\d images/s \(12 images\)", caplog.text)
+
+
+def test_a_preview_shows_the_batch_with_its_labels(folder, tmp_path):
+    train, _ = iterators(folder, "--data-aug-level", 0, "--image-shape", "3,160,160")
+    data.preview(train, str(tmp_path / "sheet.png"))
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    train.set_epoch(0)
+    first = train.next().data[0].asnumpy()[0]
+    np.testing.assert_array_equal(sheet[4:164, 4:164, ::-1], first.transpose(1, 2, 0))
+    assert (sheet[166:184, :40] < 50).any()  # the label
