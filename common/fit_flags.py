@@ -1,0 +1,145 @@
+"""The flags of training: what they are, and which of their values are refused."""
+
+import logging
+import os
+
+from common import devices, schedule
+from common.files import MODEL_DIR, UserError
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def add_fit_args(parser):
+    """Add the flags of training, in groups."""
+    devices_group = parser.add_argument_group("Devices")
+    devices_group.add_argument(
+        "--gpus",
+        default="",
+        help="GPUs that each batch is split over, as 0,1,2,3; empty or cpu: the CPU;"
+        " cpu:0,cpu:1: two CPU devices",
+    )
+    devices_group.add_argument(
+        "--kv-store",
+        default="device",
+        help="how devices share gradients: device, local, nccl; dist_sync, dist_device_sync,"
+        " dist_async on several machines (cluster.sh)",
+    )
+    devices_group.add_argument(
+        "--gc-type",
+        default="none",
+        choices=["none", "2bit"],
+        help="compression of gradients on their way between machines",
+    )
+    devices_group.add_argument(
+        "--gc-threshold", type=float, default=0.5, help="threshold of the 2bit compression"
+    )
+    devices_group.add_argument(
+        "--loss-scale",
+        type=float,
+        default=128.0,
+        help="what float16 multiplies the loss with, so that small gradients survive",
+    )
+
+    schedule.add_schedule_args(parser)
+
+    group = parser.add_argument_group("Training")
+    group.add_argument(
+        "--batch-size", type=int, default=48, help="images a batch, of all devices together"
+    )
+    group.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        help="share of the truth that is spread over all classes, 0 to below 1",
+    )
+    group.add_argument(
+        "--ema",
+        type=float,
+        default=0.0,
+        metavar="DECAY",
+        help="decay of a moving average of the weights (0.999), saved as MODEL-PREFIX-ema; 0: none",
+    )
+    group.add_argument(
+        "--top-k", default="5", help="top-k accuracies to tell, as 3,5; 1 and 5 are always told"
+    )
+    group.add_argument(
+        "--disp-batches", type=int, default=20, help="batches between two lines of the log"
+    )
+
+    group = parser.add_argument_group("Checkpoints")
+    group.add_argument(
+        "--model-prefix",
+        default=os.path.join(MODEL_DIR, "iNat-resnet-152"),
+        help="what the names of all files of this run begin with",
+    )
+    group.add_argument(
+        "--load-epoch",
+        type=int,
+        default=0,
+        help="0: start from the pretrained network; N: go on after epoch N of --model-prefix",
+    )
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on from the newest whole checkpoint, or start where there is none",
+    )
+    group.add_argument(
+        "--keep",
+        type=int,
+        default=0,
+        metavar="N",
+        help="keep the N newest checkpoints and the best by validation top-5; 0: all",
+    )
+    group.add_argument(
+        "--initial-validation",
+        type=int,
+        default=1,
+        choices=[0, 1],
+        help="1: validate before the first epoch, too",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="go as far as one batch and back, tell what a run would need, write nothing",
+    )
+
+
+def check_flags(args):
+    """Refuse flags that make no sense, before any long work; log what is merely odd."""
+    for warning in schedule.check_schedule(args):
+        logging.warning(warning)
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: must be 1 or more")
+    if not 0 <= args.label_smoothing < 1:
+        raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
+    if args.keep < 0 or args.load_epoch < 0 or args.disp_batches < 1:
+        raise UserError("--keep and --load-epoch must be 0 or more, --disp-batches 1 or more")
+    if args.dtype not in DTYPES:
+        raise UserError(f"--dtype {args.dtype}: must be one of {', '.join(DTYPES)}")
+    parse_top_k(args.top_k)
+    folder = os.path.dirname(os.path.abspath(args.model_prefix))
+    if not os.path.isdir(folder):
+        raise UserError(f"--model-prefix {args.model_prefix}: there is no folder {folder}; make it")
+
+
+def parse_top_k(text):
+    """Return the k of `--top-k 3,5` with 1 and 5, in increasing order."""
+    try:
+        chosen = {int(k) for k in text.split(",") if k.strip()}
+    except ValueError:
+        raise UserError(f"--top-k {text}: not numbers apart by commas, as 3,5") from None
+    return sorted({1, 5} | {k for k in chosen if k > 0})
+
+
+def check_dtype(dtype, contexts):
+    """Raise `UserError` where these devices do not compute in `dtype`."""
+    on_gpu = contexts[0].device_type == "gpu"
+    if dtype == "float16" and not on_gpu:
+        raise UserError("--dtype float16: is for GPUs; on a CPU take float32 or bfloat16")
+    if dtype == "bfloat16":
+        able, reason = devices.supports_bfloat16()
+        if on_gpu or not able:
+            reason = (
+                "MXNet has none for GPUs; take float16" if on_gpu else f"{reason}; take float32"
+            )
+            raise UserError(f"--dtype bfloat16: {reason}")

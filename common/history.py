@@ -1,0 +1,143 @@
+"""How a training goes: what is counted in an epoch, and the log of all epochs."""
+
+import csv
+import logging
+import math
+import os
+import time
+
+import numpy as np
+
+from common.files import UserError, atomic_open
+from common.progress import Progress, on_terminal
+
+
+class Tally:
+    """Mean loss and top-k accuracies over the images seen since it was made."""
+
+    def __init__(self, top_ks):
+        self.top_ks = top_ks
+        self.images = 0
+        self._loss = 0.0
+        self._hits = dict.fromkeys(top_ks, 0)
+
+    def add(self, probabilities, labels):
+        """Count images: probabilities `(N, num_classes)`, labels `(N,)` of 0 to num_classes - 1."""
+        labels = labels.astype(np.int64)
+        of_truth = probabilities[np.arange(len(labels)), labels]
+        self._loss += float(-np.log(np.maximum(of_truth, 1e-30)).sum())  # NaN stays NaN
+        self.images += len(labels)
+        # The rank of the truth: how many classes are believed in more. A network that believes in
+        # all classes alike is given no credit for it.
+        rank = (probabilities >= of_truth[:, None]).sum(axis=1) - 1
+        for k in self._hits:
+            self._hits[k] += int((rank < k).sum())
+
+    @property
+    def loss(self):
+        """Mean cross-entropy, in nats."""
+        return self._loss / max(self.images, 1)
+
+    def accuracy(self, k):
+        """Share of images whose truth is among the first k, 0 to 1."""
+        return self._hits[k] / max(self.images, 1)
+
+    def row(self, prefix=""):
+        """Return the columns of the log: `{loss: …, top1: …, top5: …}`."""
+        columns = {f"{prefix}loss": self.loss}
+        columns.update((f"{prefix}top{k}", self.accuracy(k)) for k in self._hits)
+        return {name: f"{value:.6f}" for name, value in columns.items()}
+
+    def named(self):
+        """Return `[(name, value)]` under the names of MXNet's metrics, as its log lines show."""
+        names = [("accuracy" if k == 1 else f"top_k_accuracy_{k}", k) for k in self._hits]
+        return [(name, self.accuracy(k)) for name, k in names] + [("cross-entropy", self.loss)]
+
+
+class EpochMeter:
+    """The speed and the scores of a running epoch, as a bar or as MXNet's log lines."""
+
+    def __init__(self, epoch, train, lines_apart, top_ks):
+        self.epoch, self.tally = epoch, Tally(top_ks)
+        self._lines_apart, self._recent = lines_apart, Tally(top_ks)
+        self._bar = None
+        if on_terminal():
+            self._bar = Progress(train.num_batches * train.batch_size, f"Epoch {epoch}")
+        self._start = self._line_start = time.monotonic()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.seconds = time.monotonic() - self._start
+        if self._bar is not None:
+            self._bar.close()
+
+    def add(self, number, probabilities, labels):
+        """Count batch `number` of the epoch."""
+        self.tally.add(probabilities, labels)
+        self._recent.add(probabilities, labels)
+        if self._bar is not None:
+            self._bar.update(len(labels))
+        elif (number + 1) % self._lines_apart == 0:
+            now = time.monotonic()
+            speed = self._recent.images / (now - self._line_start)
+            scores = "\t".join(f"{name}={value:f}" for name, value in self._recent.named())
+            line = "Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s"
+            logging.info(line, self.epoch, number + 1, speed, scores)
+            self._recent, self._line_start = Tally(self._recent.top_ks), now
+
+    @property
+    def images_per_second(self):
+        """Of the whole epoch, reading included."""
+        return self.tally.images / self.seconds
+
+    def log_epoch(self):
+        """The lines that MXNet's tools/parse_log.py reads."""
+        for name, value in self.tally.named():
+            logging.info("Epoch[%d] Train-%s=%f", self.epoch, name, value)
+        logging.info("Epoch[%d] Time cost=%.3f", self.epoch, self.seconds)
+
+
+class History:
+    """The log of a run, `MODEL-PREFIX-log.csv`: one row an epoch, written anew at each change.
+
+    Row 0, where there is one, is the validation before the first epoch.
+    """
+
+    def __init__(self, path, top_ks, epochs_done=0):
+        """Go on from the rows of `path` up to `epochs_done`; the later ones are trained again."""
+        self.path = path
+        scores = ["loss", *(f"top{k}" for k in top_ks)]
+        self.columns = ["epoch", "lr", *scores, *(f"val_{score}" for score in scores)]
+        self.columns += ["images_per_second", "seconds"]
+        self.rows = {}
+        if epochs_done and os.path.exists(path):
+            self.rows = {e: row for e, row in self._read().items() if e <= epochs_done}
+
+    def _read(self):
+        try:
+            with open(self.path, newline="", encoding="utf-8") as stream:
+                return {int(row["epoch"]): row for row in csv.DictReader(stream)}
+        except (KeyError, ValueError, TypeError):
+            raise UserError(
+                f"{self.path}: not the log of a training; move it away and run again"
+            ) from None
+
+    def update(self, epoch, columns):
+        """Add columns to the row of an epoch, and write the log."""
+        self.rows.setdefault(epoch, {"epoch": epoch}).update(columns)
+        with atomic_open(self.path) as stream:
+            writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.rows[e] for e in sorted(self.rows))
+
+    def best_epoch(self):
+        """Return the epoch (1 or later) of the best validation top-5 accuracy, or None."""
+        scored = [e for e, row in self.rows.items() if e > 0 and row.get("val_top5")]
+        return max(scored, key=self._score, default=None)
+
+    def _score(self, epoch):
+        row = self.rows[epoch]
+        scores = [float(row["val_top5"]), float(row["val_top1"]), -float(row["val_loss"])]
+        return [score if math.isfinite(score) else -math.inf for score in scores]

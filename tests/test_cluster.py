@@ -1,0 +1,122 @@
+"""One training on several machines, here all of them this one."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from common import checkpoint
+from common.files import ROOT
+from common.find_mxnet import mx
+
+FINE_TUNE = [sys.executable, os.path.join(ROOT, "fine-tune.py")]
+
+
+@pytest.fixture
+def flags(sample, tmp_path):
+    """The flags of a short training of a network without BatchNorm, whose statistics are local."""
+    body = mx.sym.Convolution(
+        mx.sym.Variable("data") / 255, kernel=(3, 3), stride=(4, 4), num_filter=8, name="conv0"
+    )
+    body = mx.sym.Pooling(body, global_pool=True, kernel=(1, 1), pool_type="avg")
+    logits = mx.sym.FullyConnected(mx.sym.Flatten(body), num_hidden=9, name="fc9")
+    symbol = mx.sym.SoftmaxOutput(logits, name="softmax")
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (1, 3, 64, 64))], [("softmax_label", (1,))])
+    mx.random.seed(3)
+    module.init_params(mx.init.Xavier())
+    checkpoint.save(str(tmp_path / "plain"), 0, symbol, *module.get_params())
+    return [
+        *("--data-dir", str(sample), "--pretrained-model", str(tmp_path / "plain")),
+        *("--image-shape", "3,64,64", "--num-epochs", "2", "--mom", "0.9", "--lr", "0.1"),
+        *("--lr-step-epochs", "1", "--data-nthreads", "1", "--gpus", "cpu"),
+    ]
+
+
+def cluster(*arguments, **settings):
+    command = ["sh", os.path.join(ROOT, "cluster.sh"), *map(str, arguments)]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, encoding="utf-8", start_new_session=True, **settings
+    )
+
+
+def processes_of(text):
+    """The command lines of this machine that hold `text`."""
+    found = []
+    for number in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{number}/cmdline") as stream:
+                line = stream.read()
+        except OSError:
+            continue
+        if text in line and int(number) != os.getpid():
+            found.append(line)
+    return found
+
+
+def test_two_workers_train_as_one_with_the_joint_batch(flags, tmp_path):
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    alone = [*FINE_TUNE, *flags, "--batch-size", "16", "--model-prefix", one]
+    subprocess.run(alone, check=True, capture_output=True)
+    worker = [*FINE_TUNE, *flags, "--batch-size", 8, "--model-prefix", two]
+    job = cluster("localhost,localhost", "--", *worker, "--kv-store", "dist_sync")
+    _, said = job.communicate(timeout=200)
+    assert job.returncode == 0, said
+    assert "Node[1] Epoch[1] Train-accuracy=" in said
+    assert "Node[1] Saved checkpoint" not in said
+    expected, got = checkpoint.load(one, 2)[1], checkpoint.load(two, 2)[1]
+    for name in expected:
+        np.testing.assert_allclose(
+            got[name].asnumpy(), expected[name].asnumpy(), atol=1e-5, err_msg=name
+        )
+    assert processes_of(two) == []
+
+
+@pytest.mark.parametrize("victim", ["worker", "job", "cluster.sh"])
+def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
+    prefix = str(tmp_path / "long")
+    worker = [*FINE_TUNE, *flags, "--batch-size", 8, "--model-prefix", prefix]
+    job = cluster(
+        "localhost,localhost", "--", *worker, "--kv-store", "dist_sync", "--num-epochs", 5000
+    )
+    deadline = time.monotonic() + 200
+    while not os.path.exists(f"{prefix}-0001.params"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    if victim == "worker":
+        pattern = f"^{' '.join(FINE_TUNE)} .*{prefix}"
+        subprocess.run(["pkill", "-9", "-o", "-f", pattern], check=True)
+    else:
+        job.send_signal(signal.SIGTERM if victim == "job" else signal.SIGKILL)
+    _, said = job.communicate(timeout=60)
+    if victim == "worker":
+        assert job.returncode == 128 + signal.SIGKILL
+        assert "cluster.sh: worker" in said
+        assert "ended with SIGKILL: ending the job" in said
+    elif victim == "job":
+        assert job.returncode == 128 + signal.SIGTERM
+    assert processes_of(prefix) == []
+
+
+def test_other_hosts_are_reached_over_ssh(tmp_path):
+    """A stand-in for ssh shows what would run there, and runs it here."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\necho "ssh $4" >&2\nexec sh -c "$5"\n')
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    settings = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["sh", "-c", "test $DMLC_ROLE = worker && exit 7"]
+    job = cluster("--root", "127.0.0.1", "gpu1,gpu2", "--", *command, env=settings)
+    _, said = job.communicate(timeout=100)
+    assert "ssh gpu1" in said
+    assert "ended with status 7: ending the job" in said
+    assert job.returncode == 7
+
+
+def test_a_distributed_run_without_its_cluster_says_how_to_start_one(script):
+    said = script("fine-tune.py", "--kv-store", "dist_sync", status=2).stderr
+    assert "is started by cluster.sh" in said

@@ -1,0 +1,239 @@
+"""Training as a user starts it: checkpoints, resume, and what is said when something is wrong."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from common import checkpoint
+from common.files import ROOT
+
+
+@pytest.fixture
+def flags(sample, tiny_network, tmp_path):
+    """The flags of a short training on the sample, which writes `tmp_path/run-*`."""
+    return [
+        *("--data-dir", str(sample), "--pretrained-model", tiny_network, "--gpus", "cpu"),
+        *("--image-shape", "3,64,64", "--batch-size", "16", "--num-epochs", "3", "--mom", "0.9"),
+        *("--lr-step-epochs", "2", "--data-nthreads", "2", "--disp-batches", "2"),
+        *("--model-prefix", str(tmp_path / "run")),
+    ]
+
+
+def weights(prefix, epoch):
+    """All weights and auxiliary states of a checkpoint as one dict of numpy arrays."""
+    _, arg_params, aux_params = checkpoint.load(str(prefix), epoch)
+    return {name: array.asnumpy() for name, array in {**arg_params, **aux_params}.items()}
+
+
+def assert_equal_weights(prefix, other, epoch):
+    expected = weights(prefix, epoch)
+    for name, array in weights(other, epoch).items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def start(*arguments):
+    """Start fine-tune.py and leave it running."""
+    command = [sys.executable, os.path.join(ROOT, "fine-tune.py"), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, encoding="utf-8", cwd=ROOT)
+
+
+def wait_for(path, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not os.path.exists(path):
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_a_training_leaves_checkpoints_a_log_curves_and_its_settings(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags).stderr
+    assert checkpoint.find_epochs(str(tmp_path / "run")) == [1, 2, 3]
+    with open(tmp_path / "run-log.csv") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [row["lr"] for row in rows] == ["", "0.01", "0.01", "0.001"]
+    assert all(0 <= float(row["val_top5"]) <= 1 for row in rows)
+    assert (tmp_path / "run-curves.png").read_bytes().startswith(b"\x89PNG")
+    config = json.loads((tmp_path / "run-config.json").read_text())
+    assert config["flags"]["batch_size"] == 16
+    assert "Before training: validation-accuracy=" in said
+    assert "Epoch[0] Batch [2]\tSpeed: " in said
+
+
+def test_mxnets_own_tool_reads_the_log(script, flags, tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text(script("fine-tune.py", *flags).stderr)
+    mxnet = subprocess.check_output(
+        [sys.executable, "-c", "from common.find_mxnet import mx; print(mx.__path__[0])"],
+        cwd=ROOT,
+        encoding="utf-8",
+    ).strip()
+    parse_log = [sys.executable, "-W", "ignore", os.path.join(mxnet, "tools", "parse_log.py"), log]
+    table = subprocess.check_output(parse_log, encoding="utf-8").splitlines()
+    assert table[0] == "| epoch | train-accuracy | val-accuracy | time |"
+    assert len(table) == 2 + 3
+    with open(tmp_path / "run-log.csv") as stream:
+        last = list(csv.DictReader(stream))[-1]
+    assert [float(cell) for cell in table[-1].split("|")[2:4]] == [
+        float(last["top1"]),
+        float(last["val_top1"]),
+    ]
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
+    flags += ["--dropout", "0.3", "--ema", "0.9"]
+    script("fine-tune.py", *flags, "--model-prefix", tmp_path / "whole")
+    running = start(*flags, "--resume")  # there is nothing yet: starts afresh
+    wait_for(tmp_path / "run-0001.params")
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    said = script("fine-tune.py", *flags, "--resume").stderr
+    assert "resuming from" in said
+    assert_equal_weights(tmp_path / "whole", tmp_path / "run", 3)
+    assert_equal_weights(tmp_path / "whole-ema", tmp_path / "run-ema", 3)
+    assert len((tmp_path / "run-log.csv").read_text().splitlines()) == 5
+
+
+def test_resume_passes_over_a_damaged_checkpoint(script, flags, tmp_path):
+    script("fine-tune.py", *flags)
+    os.truncate(tmp_path / "run-0003.params", 1000)
+    said = script("fine-tune.py", *flags, "--resume").stderr
+    assert "passed over:" in said
+    assert "run-0003.params" in said
+    assert "resuming from" in said
+    assert "run-0002.params" in said
+
+
+def test_a_checkpoint_that_is_not_there_is_no_silent_restart(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
+    assert "run-symbol.json: not found" in said
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
+    assert "run-0007.params: not found; epochs that are there: 1" in said
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_asked_to_stop_names_its_last_checkpoint(flags, tmp_path, number, status):
+    running = start(*flags, "--num-epochs", 500)
+    wait_for(tmp_path / "run-0002.params")
+    running.send_signal(number)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == status
+    assert "Traceback" not in said
+    assert "the last checkpoint is" in said
+    assert "--load-epoch" in said
+
+
+def test_two_cpu_devices_train_as_one(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--gpus", "cpu:0,cpu:1")
+    with open(tmp_path / "run-log.csv") as stream:
+        losses = [float(row["loss"]) for row in csv.DictReader(stream) if row["loss"]]
+    assert losses[-1] < losses[0]
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--num-epochs", 5, "--keep", 2)
+    with open(tmp_path / "run-log.csv") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["epoch"] != "0"]
+    best = max(
+        rows, key=lambda r: (float(r["val_top5"]), float(r["val_top1"]), -float(r["val_loss"]))
+    )
+    kept = checkpoint.find_epochs(str(tmp_path / "run"))
+    assert kept == sorted({int(best["epoch"]), 4, 5})
+
+
+def test_a_dry_run_tells_what_is_needed_and_writes_nothing(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--dry-run").stderr
+    assert "dry run: a batch of 16 takes" in said
+    assert "3 checkpoints need" in said
+    assert "memory:" in said
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_loss_that_is_no_number_ends_the_run(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--lr", "1e30", status=2).stderr
+    assert "no number" in said
+    assert "no epoch was finished, so the run begins anew, with a lower --lr" in said
+    assert "with a lower --lr" in said
+
+
+def test_two_runs_of_the_same_prefix_do_not_mix(script, flags, tmp_path):
+    running = start(*flags, "--num-epochs", 500)
+    try:
+        wait_for(tmp_path / "run-0001.params")
+        said = script("fine-tune.py", *flags, status=2).stderr
+    finally:
+        running.kill()
+        running.communicate()
+    assert "another run is training to it" in said
+
+
+def test_run_sh_without_its_gpus_says_what_there_is():
+    done = subprocess.run(["sh", "run.sh"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line]
+    assert "--gpus 0,1,2,3" in line
+    assert "run on the CPU with --gpus cpu" in line
+
+
+def test_missing_records_name_the_step_that_makes_them(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--data-dir", tmp_path, status=2).stderr
+    assert "train.rec" in said
+    assert "gen_rec.sh" in said
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (("--batch-size", "1000"), "--batch-size 1000"),
+        (("--num-classes", "3"), "--num-classes 3"),
+        (("--lr-step-epochs", "2,1"), "epochs must grow"),
+        (("--gpus", "9"), "--gpus 9"),
+        (("--freeze", "conv9"), "matches no parameter"),
+        (("--layer-before-fullc", "pool9"), "its last ones are: .*pool1"),
+        (("--pretrained-model", "model/nothing"), "model/nothing"),
+        (("--model-prefix", "no/such/folder/net"), "there is no folder"),
+        (("--image-shape", "3,64"), "--image-shape"),
+        (("--ema", "1.5"), "--ema 1.5"),
+        (("--dtype", "float16"), "is for GPUs"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(script, flags, wrong, message):
+    said = script("fine-tune.py", *flags, *wrong, status=2).stderr
+    last = said.splitlines()[-1]
+    assert last.startswith("fine-tune.py: ")
+    assert re.search(message, last), said
+
+
+@pytest.mark.slow
+def test_the_zoos_resnet_152_takes_a_head_of_5089_species(script, sample, tmp_path):
+    """One step and one checkpoint of the very network, at 320 pixels, from zoo-shaped files."""
+    make = (
+        "from common import checkpoint, network; from common.find_mxnet import mx\n"
+        "symbol = network.build_resnet(152, 11221)\n"
+        "module = mx.mod.Module(symbol)\n"
+        "module.bind([('data', (1, 3, 224, 224))], [('softmax_label', (1,))])\n"
+        "module.init_params(mx.init.Xavier())\n"
+        f"checkpoint.save({str(tmp_path / 'resnet-152')!r}, 0, symbol, *module.get_params())\n"
+    )
+    subprocess.run([sys.executable, "-c", make], check=True, cwd=ROOT)
+    lines = (sample / "train.lst").read_text().splitlines()[:2]
+    (tmp_path / "train.lst").write_text("\n".join(lines) + "\n")
+    script("im2rec.py", tmp_path / "train", sample, "--resize", "512")
+    said = script(
+        "fine-tune.py",
+        *("--data-dir", tmp_path, "--pretrained-model", tmp_path / "resnet-152"),
+        *("--num-classes", 5089, "--batch-size", 2, "--num-epochs", 1),
+        *("--model-prefix", tmp_path / "inat", "--gpus", "cpu"),
+    ).stderr
+    assert "the records hold labels 0 to" in said
+    trained, before = weights(tmp_path / "inat", 1), weights(tmp_path / "resnet-152", 0)
+    assert trained["fc1_weight"].shape == (5089, 2048)
+    assert (trained["stage4_unit3_conv3_weight"] != before["stage4_unit3_conv3_weight"]).any()

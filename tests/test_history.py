@@ -1,0 +1,64 @@
+"""What is counted in an epoch, and the log of all epochs."""
+
+import numpy as np
+import pytest
+
+from common import metrics
+from common.files import UserError
+from common.history import History, Tally
+
+
+def test_scores_are_those_of_the_metrics_room():
+    random = np.random.RandomState(0)
+    labels = random.randint(0, 30, 200)
+    probabilities = random.dirichlet(np.ones(30), 200).astype(np.float32)
+    tally = Tally([1, 5])
+    for start in range(0, 200, 48):  # batches, the last of them short
+        tally.add(probabilities[start : start + 48], labels[start : start + 48])
+    ranked = metrics.top_k(probabilities, 5)
+    for k in (1, 5):
+        assert tally.accuracy(k) == pytest.approx(1 - metrics.top_k_error(ranked, labels, k))
+    expected = -np.log(probabilities[np.arange(200), labels]).mean()
+    assert tally.loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_network_that_believes_in_all_classes_alike_is_given_no_credit():
+    tally = Tally([1, 5])
+    tally.add(np.full((4, 10), 0.1, np.float32), np.array([0, 3, 5, 9], np.float32))
+    assert tally.accuracy(5) == 0
+    assert tally.loss == pytest.approx(np.log(10))
+
+
+def test_a_loss_that_is_no_number_shows():
+    tally = Tally([1])
+    tally.add(np.full((1, 3), np.nan, np.float32), np.zeros(1))
+    assert np.isnan(tally.loss)
+
+
+def test_a_resumed_log_drops_the_epochs_that_are_trained_again(tmp_path):
+    path = str(tmp_path / "log.csv")
+    log = History(path, [1, 5])
+    for epoch in (1, 2, 3):
+        log.update(epoch, {"lr": "0.1", "loss": f"{epoch}.0", "val_top5": "0.5"})
+    resumed = History(path, [1, 5], epochs_done=2)
+    assert sorted(resumed.rows) == [1, 2]
+    resumed.update(2, {"val_top5": "0.75"})
+    with open(path) as stream:
+        lines = stream.read().splitlines()
+    assert lines[0].startswith("epoch,lr,loss,top1,top5,val_loss,val_top1,val_top5,images_per")
+    assert [line.split(",")[:3] for line in lines[1:]] == [["1", "0.1", "1.0"], ["2", "0.1", "2.0"]]
+
+
+def test_the_best_epoch_is_the_one_of_the_best_top5_then_top1(tmp_path):
+    log = History(str(tmp_path / "log.csv"), [1, 5])
+    assert log.best_epoch() is None
+    for epoch, top1, top5 in ((0, 0.9, 0.99), (1, 0.5, 0.8), (2, 0.6, 0.8), (3, 0.7, 0.7)):
+        log.update(epoch, {"val_top1": f"{top1}", "val_top5": f"{top5}", "val_loss": "1.0"})
+    assert log.best_epoch() == 2
+
+
+def test_a_log_that_is_none_is_named(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("to,be\nor,not\n")
+    with pytest.raises(UserError, match="not the log of a training"):
+        History(str(path), [1], epochs_done=1)
