@@ -1,0 +1,309 @@
+"""sub.py, as a user calls it, on a tiny network and a few photographs."""
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.made_up import encode, make_photograph, write_records
+from common import checkpoint, data, devices
+from common.annotations import find_image
+from common.files import ROOT
+from common.find_mxnet import mx
+from common.image import decode, eval_image
+from common.loader import Batch, RecordSource
+from common.network import build_resnet, read_nodes, take_raw_images
+from common.predict import Predictor, load_views, settle_view_args
+from common.quantize import quantize
+
+needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
+CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
+SIZE = 32
+
+
+def paint(path, seed):
+    """Make a photograph of a few coloured patches."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    patches = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    cv2.imwrite(path, cv2.resize(patches, (80, 64), interpolation=cv2.INTER_CUBIC))
+
+
+def write_json(path, names, labelled):
+    images = [{"id": 100 + i, "file_name": name} for i, name in enumerate(names)]
+    categories = [{"id": i, "name": f"n{i}", "supercategory": f"s{i % 20}"} for i in CATEGORY_IDS]
+    content = {"images": images, "categories": categories}
+    if labelled:
+        content["annotations"] = [
+            {"id": i, "image_id": image["id"], "category_id": CATEGORY_IDS[i % 6]}
+            for i, image in reversed(list(enumerate(images)))
+        ]
+    path.write_text(json.dumps(content))
+
+
+def save_network(prefix, epoch, num_classes=6, width=16):
+    """Save a network of random weights for photographs of 0 to 255."""
+    mx.random.seed(epoch)
+    symbol = take_raw_images(build_resnet(10, num_classes, width))
+    module = mx.mod.Module(symbol)
+    module.bind([("data", (1, 3, SIZE, SIZE))], [("softmax_label", (1,))])
+    module.init_params(mx.init.Xavier())
+    arg_params, aux_params = module.get_params()
+    aux_params["bn_data_moving_mean"][:], aux_params["bn_data_moving_var"][:] = 120, 3600
+    checkpoint.save(prefix, epoch, symbol, arg_params, aux_params)
+
+
+def make_folder(folder):
+    """Lay out 12 validation and 9 test photographs, half of them in test2017/, and 2 epochs."""
+    val = [f"train_val_images/s/n/v{i}.jpg" for i in range(12)]
+    test = [f"{'test2017/' if i % 2 else ''}t{i}.jpg" for i in range(9)]
+    for seed, name in enumerate(val):
+        paint(str(folder / name), seed)
+    for seed, name in enumerate(test):
+        paint(str(folder / "test2017" / os.path.basename(name)), 100 + seed)
+    write_json(folder / "val2017.json", val, labelled=True)
+    write_json(folder / "test2017.json", test, labelled=False)
+    (folder / "train.lst").write_text("".join(f"{i}\t{min(i, 5)}.0\tx.jpg\n" for i in range(9)))
+    for epoch in (1, 2):
+        save_network(str(folder / "net"), epoch)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    return make_folder(tmp_path_factory.mktemp("sub"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path)
+
+
+@pytest.fixture
+def sub(script):
+    """Call sub.py in a folder: `sub(folder, "1", "cpu")`; return its CSV as {id: categories}."""
+
+    def call(folder, *arguments, output="out.csv", status=0):
+        flags = ["--data-dir", folder, "--model-prefix", folder / "net", "--batch-size", 4]
+        flags += ["--crop-size", SIZE, "--output", folder / output]
+        call.said = script("sub.py", *arguments, *flags, status=status).stderr
+        return read_csv(folder / output) if status == 0 else None
+
+    return call
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as stream:
+        return {
+            int(row["id"]): list(map(int, row["predicted"].split()))
+            for row in csv.DictReader(stream)
+        }
+
+
+def pixels(folder, set_name):
+    """The images of a set as the network sees them, (N, 3, H, W), read one by one."""
+    content = json.loads((folder / f"{set_name}2017.json").read_text())
+    names = [image["file_name"] for image in content["images"]]
+    images = []
+    for name in names:
+        with open(find_image(str(folder), name), "rb") as stream:
+            image = eval_image(decode(stream.read()), SIZE, SIZE, round(SIZE * 360 / 320))
+        images.append(image[:, :, ::-1].transpose(2, 0, 1))
+    return np.array(images)
+
+
+def module_probabilities(prefix, epoch, images):
+    """What MXNet's own Module gives for images."""
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(prefix), epoch)
+    module = mx.mod.Module(symbol)
+    module.bind([("data", images.shape)], [("softmax_label", images.shape[:1])], False)
+    module.set_params(arg_params, aux_params)
+    return module.predict(mx.io.NDArrayIter(images.astype("f"), None, len(images))).asnumpy()
+
+
+def test_every_test_image_gets_the_first_five_categories_of_mxnets_module(shared, sub):
+    rows = sub(shared, "1", "cpu")
+    probabilities = module_probabilities(shared / "net", 1, pixels(shared, "test"))
+    best = np.argsort(-probabilities, axis=1)[:, :5]
+    assert list(rows) == list(range(100, 109))
+    assert list(rows.values()) == np.array(CATEGORY_IDS)[best].tolist()
+    assert not list(shared.glob(".*out.csv*"))
+
+
+def test_records_and_photographs_give_the_same_rows(folder, sub):
+    expected = sub(folder, "1", "-1")
+    writer = mx.recordio.MXIndexedRecordIO(str(folder / "test.idx"), str(folder / "test.rec"), "w")
+    for image_id in (107, 103, 100, 101, 102, 108, 104, 106, 105):  # lists are shuffled
+        image = (folder / "test2017" / f"t{image_id - 100}.jpg").read_bytes()
+        header = mx.recordio.IRHeader(0, 0.0, image_id, 0)
+        writer.write_idx(image_id, mx.recordio.pack(header, image))
+    writer.close()
+    (folder / "test2017" / "t0.jpg").unlink()
+    assert sub(folder, "1", "-1") == expected
+
+
+def test_training_and_submission_see_the_same_pixels(tmp_path):
+    encoded = [encode(make_photograph(seed, 96, 128)) for seed in range(6)]
+    rec = write_records(tmp_path / "val", encoded, range(6))
+    parser = argparse.ArgumentParser()
+    data.add_data_args(parser)
+    data.add_data_aug_args(parser)
+    flags = ["--data-train", rec, "--data-val", rec, "--image-shape", "3,64,64"]
+    args = parser.parse_args(flags)
+    args.batch_size, args.crop_size, args.crops, args.resize = 6, 64, 1, None
+    settle_view_args(args, "")
+    _, val = data.get_record_iterators(args)
+    (ours,) = load_views(RecordSource(rec), args)
+    np.testing.assert_array_equal(ours.images, val.next().data[0].asnumpy())
+
+
+def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
+    flags = ["--crops", "2", "--weights", "3,1", "--save-probs", shared / "p.npz", "--set", "val"]
+    rows = sub(shared, "1,2", "cpu:0,cpu:1", *flags)
+    images = pixels(shared, "val")
+    expected = sum(
+        weight / 8 * module_probabilities(shared / "net", epoch, view)
+        for epoch, weight in ((1, 3), (2, 1))
+        for view in (images, images[..., ::-1])
+    )
+    with np.load(shared / "p.npz") as saved:
+        np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-6)
+    assert [row[0] // 10 - 1 for row in rows.values()] == expected.argmax(axis=1).tolist()
+    assert sub(shared, "--merge", shared / "p.npz", "--set", "val", output="merged.csv") == rows
+    sub(shared, "--merge", shared / "p.npz", status=2)
+    assert "is of the val set" in sub.said
+
+
+def test_the_scores_are_those_of_the_csv(shared, sub):
+    rows = sub(shared, "2", "cpu", "--set", "val", "--crops", "12", output="scores.csv")
+    truth = {100 + i: CATEGORY_IDS[i % 6] for i in range(12)}
+    with open(shared / "report-scores.csv", encoding="utf-8", newline="") as stream:
+        scores = {(row["row"], row["column"]): row["value"] for row in csv.DictReader(stream)}
+    for k in (1, 5):
+        wrong = [truth[image_id] not in row[:k] for image_id, row in rows.items()]
+        assert scores["all", f"top-{k} error"] == f"{np.mean(wrong):.4f}"
+    assert "<figure>" in (shared / "report-scores.html").read_text()
+
+
+def test_damaged_and_missing_photographs_get_the_most_frequent_categories(folder, sub):
+    path = folder / "test2017" / "t2.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    (folder / "test2017" / "t5.jpg").unlink()
+    rows = sub(folder, "1", "cpu")
+    assert rows[102] == rows[105] == [60, 10, 20, 30, 40]  # three of the ninth list are of label 5
+    assert rows[100] != rows[102]
+    assert "2 images could not be read" in sub.said
+    assert "102 (t2.jpg)" in sub.said and "105 (test2017/t5.jpg)" in sub.said
+
+
+def rows_kept(partial):
+    """How many rows a run has kept so far: behind a line of settings, 53 bytes each."""
+    return len(partial.read_bytes().partition(b"\n")[2]) // 53 if partial.exists() else 0
+
+
+def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
+    expected = sub(folder, "1", "cpu", output="whole.csv")
+    last, output = folder / "test2017" / "t8.jpg", folder / "out.csv"
+    photograph = last.read_bytes()
+    last.unlink()
+    os.mkfifo(last)  # whoever reads it waits for ever
+    command = [sys.executable, os.path.join(ROOT, "sub.py"), "1", "cpu", "--batch-size", "1"]
+    command += ["--data-dir", folder, "--model-prefix", folder / "net", "--crop-size", str(SIZE)]
+    process = subprocess.Popen([*command, "--output", output], stderr=subprocess.DEVNULL)
+    partial = folder / ".tmp-out.csv.rows"
+    patience = time.monotonic() + 60
+    while time.monotonic() < patience and rows_kept(partial) < 4:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    assert not output.exists()
+    last.unlink()
+    last.write_bytes(photograph)
+    for i in range(4):  # what has been predicted is not read again
+        (folder / "test2017" / f"t{i}.jpg").unlink()
+    assert sub(folder, "1", "cpu", "--resume") == expected
+    assert not partial.exists()
+
+
+@needs_int8
+def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, sub):
+    rows, exact = sub(folder, "1", "cpu", "--dtype", "int8"), sub(folder, "1", "cpu")
+    assert sum(rows[i][0] == exact[i][0] for i in rows) >= len(rows) - 1
+    sub(folder, "1", "cpu", "--dtype", "int8")
+    assert "quantized" not in sub.said
+    os.utime(folder / "net-0001.params", times=(time.time() + 9,) * 2)
+    sub(folder, "1", "cpu", "--dtype", "int8")
+    assert "quantized; its first choice is that of float32 on 12 of 12" in sub.said
+
+
+@needs_int8
+@pytest.mark.parametrize("width", [16, 24])
+def test_int8_gives_the_same_probabilities_at_every_call(shared, width):
+    """24 channels are padded to 32, and MXNet reads what lies in the padding."""
+    save_network(str(shared / "wide"), width, width=width)
+    images = pixels(shared, "val")
+    network = quantize(*checkpoint.load(str(shared / "wide"), width), images)
+    predictor = Predictor([network], [1], [mx.cpu()], 4, images.shape[1:])
+    batches = [Batch(images[i : i + 4], None, None, 0, []) for i in (0, 4, 8)]
+    first, *others = ([p for _, p in predictor.predict(batches)] for _ in range(10))
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+    quantized = [node for node in read_nodes(network[0]) if "quantized" in node["op"]]
+    assert quantized
+
+
+@pytest.mark.skipif(mx.__version__ < "1.9", reason="MXNet exports ONNX from 1.9 on")
+def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
+    arg_params["bn_data_gamma"][:] = 3  # MXNet reads 1 where gamma is fixed
+    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    flags = ["--model-prefix", folder / "net", "--crop-size", SIZE]
+    script("sub.py", "1", "cpu", "--export-onnx", folder / "net.onnx", *flags)
+    session = runtime.InferenceSession(str(folder / "net.onnx"))
+    images = pixels(folder, "test")
+    assert [node.name for node in session.get_inputs()] == ["data"]
+    for count in (1, 9):
+        (ours,) = session.run(None, {"data": images[:count].astype(np.float32)})
+        expected = module_probabilities(folder / "net", 1, images[:count])
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["7", "cpu"], "net-0007.params: not found; epochs that are there: 1, 2"),
+        (["1,2", "cpu", "--weights", "1"], "--weights: must be 2 positive numbers"),
+        (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 or more"),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
+    flags = ["--data-dir", shared, "--model-prefix", shared / "net", "--output", shared / "no.csv"]
+    error = script("sub.py", *flags, *arguments, status=2).stderr
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_without_any_photograph_nothing_is_guessed(folder, sub):
+    shutil.rmtree(folder / "test2017")
+    sub(folder, "1", "cpu", status=2)
+    assert "t0.jpg: not found, nor any other photograph of" in sub.said
+
+
+def test_networks_of_other_classes_or_without_numbers_are_refused(folder, sub):
+    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
+    arg_params["fc1_bias"][:] = np.nan
+    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    sub(folder, "1", "cpu", status=2)
+    assert "its training has diverged" in sub.said
+    save_network(str(folder / "net"), 3, num_classes=4)
+    sub(folder, "3", "cpu", status=2)
+    assert "has 4 classes, and the JSON of" in sub.said

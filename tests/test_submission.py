@@ -1,0 +1,157 @@
+"""common/submission.py: rows, probability files and the CSV."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from common import submission
+from common.files import UserError
+from common.submission import PartialRows, Predictions, make_rows, row_type
+
+CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
+
+
+def random_probabilities(num_images, num_classes=6, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(num_classes), num_images)
+
+
+def predictions_of(probabilities, first_id=1):
+    ids = np.arange(first_id, first_id + len(probabilities))
+    return Predictions(ids, *submission.first_places(probabilities), np.full(len(ids), -1))
+
+
+def save(path, probabilities, **changes):
+    predictions = predictions_of(probabilities, **changes)
+    submission.write_probabilities(path, predictions, CATEGORY_IDS, [probabilities])
+    return str(path)
+
+
+def test_a_row_names_the_category_ids_best_first(tmp_path):
+    probabilities = np.array([[0.1, 0.5, 0.2, 0.04, 0.06, 0.1]])
+    submission.write_submission(tmp_path / "s.csv", predictions_of(probabilities), CATEGORY_IDS)
+    assert (tmp_path / "s.csv").read_text() == "id,predicted\n1,20 30 10 60 50\n"
+
+
+def test_of_three_classes_a_row_names_three(tmp_path):
+    predictions = predictions_of(np.array([[0.1, 0.5, 0.4]]))
+    submission.write_submission(tmp_path / "s.csv", predictions, [7, 8, 9])
+    assert (tmp_path / "s.csv").read_text() == "id,predicted\n1,8 9 7\n"
+
+
+@pytest.mark.parametrize(
+    "text, fault",
+    [
+        ("id,categories\n1,10 20 30 40 50\n2,10 20 30 40 50\n", "header"),
+        ("id,predicted\n1,10 20 30 40 50\n", "1 images have no row, the first is 2"),
+        ("id,predicted\n1,10 20 30 40 50\n1,10 20 30 40 50\n", "line 3: image 1 is unknown or"),
+        ("id,predicted\n1,10 20 30 40 50\n3,10 20 30 40 50\n", "line 3: image 3 is unknown"),
+        ("id,predicted\n1,10 20 30 40 50\n2,10 20 30 40\n", "line 3: not 5 distinct"),
+        ("id,predicted\n1,10 20 30 40 50\n2,10 20 30 40 40\n", "line 3: not 5 distinct"),
+        ("id,predicted\n1,10 20 30 40 50\n2,10 20 30 40 5\n", "line 3: an unknown category"),
+    ],
+)
+def test_what_kaggle_would_reject_is_found(tmp_path, text, fault):
+    (tmp_path / "s.csv").write_text(text)
+    with pytest.raises(ValueError, match=fault):
+        submission.check_submission(tmp_path / "s.csv", [1, 2], CATEGORY_IDS)
+
+
+def test_a_submission_that_does_not_pass_does_not_appear(tmp_path):
+    predictions = predictions_of(random_probabilities(2))
+    predictions.ids[:] = 1
+    with pytest.raises(ValueError, match="occurs twice"):
+        submission.write_submission(tmp_path / "s.csv", predictions, CATEGORY_IDS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_numpy_reads_a_probability_file(tmp_path):
+    probabilities = random_probabilities(5)
+    with np.load(save(tmp_path / "a.npz", probabilities, first_id=7)) as arrays:
+        assert arrays["ids"].tolist() == [7, 8, 9, 10, 11]
+        assert arrays["classes"].tolist() == CATEGORY_IDS
+        assert arrays["probabilities"].dtype == np.float16
+        np.testing.assert_allclose(arrays["probabilities"], probabilities, rtol=1e-3)
+
+
+def test_merging_is_the_weighted_average_whatever_the_chunks(tmp_path, monkeypatch):
+    monkeypatch.setattr(submission, "CHUNK", 3)
+    a, b = random_probabilities(10, seed=1), random_probabilities(10, seed=2)
+    paths = [save(tmp_path / "a.npz", a), save(tmp_path / "b.npz", b)]
+    predictions, category_ids = submission.merge(paths, [3, 1], "test")
+    mean = 0.75 * a + 0.25 * b
+    assert predictions.ranked[:, 0].tolist() == mean.argmax(axis=1).tolist()
+    np.testing.assert_allclose(predictions.probabilities[:, 0], mean.max(axis=1), rtol=2e-3)
+    assert category_ids.tolist() == CATEGORY_IDS
+
+
+def test_files_of_other_images_are_not_merged(tmp_path):
+    a = save(tmp_path / "a.npz", random_probabilities(3))
+    b = save(tmp_path / "b.npz", random_probabilities(3), first_id=2)
+    with pytest.raises(UserError, match=r"b\.npz: its ids differ from those of .*a\.npz"):
+        submission.merge([a, b], [1, 1], "test")
+    with pytest.raises(UserError, match="is of the test set"):
+        submission.merge([a], [1], "val")
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
+def test_a_damaged_probability_file_is_named(tmp_path, damage):
+    path = tmp_path / "a.npz"
+    save(path, random_probabilities(100))
+    data = path.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    damaged = {"cut": data[:middle], "flipped": flipped, "empty": b"", "text": b"a,b\n"}
+    path.write_bytes(damaged[damage])
+    with pytest.raises(UserError, match=r"a\.npz: not a whole probability file"):
+        submission.merge([str(path)], [1], "test")
+
+
+def batch_of(first, count, pad=0, missing=()):
+    keys = np.arange(first, first + count + pad)
+    return SimpleNamespace(keys=keys, labels=keys % 6, pad=pad, missing=list(missing))
+
+
+def test_interrupted_rows_go_on_behind_the_last_whole_one(tmp_path):
+    dtype, probabilities = row_type(6, save_probabilities=True), random_probabilities(5)
+    with PartialRows(tmp_path / "s.csv", {"crops": 1}, dtype) as rows:
+        rows.append(make_rows(dtype, batch_of(1, 3, pad=2), probabilities[:3], labelled=False))
+    with open(rows.path, "ab") as stream:
+        stream.write(b"half a row")
+    with PartialRows(tmp_path / "s.csv", {"crops": 1}, dtype, resume=True) as rows:
+        assert len(rows) == 3
+        rows.append(make_rows(dtype, batch_of(4, 2), probabilities[3:], labelled=False))
+        assert rows.read()["id"].tolist() == [1, 2, 3, 4, 5]
+        np.testing.assert_allclose(rows.read()["probabilities"], probabilities, rtol=1e-3)
+
+
+def test_rows_of_other_flags_are_not_continued(tmp_path):
+    dtype = row_type(6, save_probabilities=False)
+    PartialRows(tmp_path / "s.csv", {"crops": 1, "dtype": "int8"}, dtype)
+    with pytest.raises(UserError, match=r"s\.csv: the interrupted run differs in crops;"):
+        PartialRows(tmp_path / "s.csv", {"crops": 12, "dtype": "int8"}, dtype, resume=True)
+
+
+def test_rows_come_in_the_order_that_is_wanted_and_guesses_fill_the_gaps():
+    dtype = row_type(6, save_probabilities=True)
+    batch = batch_of(1, 3, missing=[1])  # image 2 is damaged, image 9 has no photograph
+    rows = make_rows(dtype, batch, random_probabilities(3), labelled=True)
+    frequencies = submission.class_frequencies([4, 4, 4, 2, 2, 0], 6)
+    predictions, chunks = submission.arrange(rows, [9, 3, 2, 1], frequencies)
+    assert predictions.found.tolist() == [False, True, False, True]
+    assert predictions.ranked[[0, 2]].tolist() == [[4, 2, 0, 1, 3]] * 2
+    assert predictions.ranked[3].tolist() == rows["ranked"][0].tolist()
+    (chunk,) = chunks
+    np.testing.assert_allclose(chunk[2], frequencies, rtol=1e-3)
+    np.testing.assert_array_equal(chunk[1], rows["probabilities"][2])
+
+
+def test_photographs_of_another_json_are_refused():
+    dtype = row_type(6, save_probabilities=False)
+    rows = make_rows(dtype, batch_of(1, 3), random_probabilities(3), labelled=False)
+    with pytest.raises(UserError, match="image 3 is not in the JSON"):
+        submission.arrange(rows, [1, 2], np.ones(6))
+
+
+def test_without_a_training_list_every_class_is_as_frequent():
+    assert submission.class_frequencies([], 4).tolist() == [0.25] * 4
