@@ -1,0 +1,52 @@
+"""Score a submission against the truth that only a challenge's organisers hold.
+
+    .venv/bin/python data/score_sample.py submission_epoch_10.csv data/sample/solution.csv
+
+Reads a submission (`id,predicted`, category ids best first) and a solution (`id,category_id`).
+Prints top-1 and top-5 error; top-5 error is the challenge's score.
+"""
+
+import argparse
+import csv
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from common.files import UserError, require_file, run_script
+
+
+def main():
+    args = parse_args()
+    truth = {image_id: row["category_id"] for image_id, row in read(args.solution, "category_id")}
+    guesses = {
+        image_id: row["predicted"].split() for image_id, row in read(args.submission, "predicted")
+    }
+    missing = truth.keys() - guesses.keys()
+    if missing:
+        raise UserError(f"{args.submission}: lacks {len(missing)} ids, such as {min(missing)}")
+    for k in (1, 5):
+        right = sum(truth[image_id] in guesses[image_id][:k] for image_id in truth)
+        print(f"top-{k} error {1 - right / len(truth):.3f} ({right} of {len(truth)} right)")
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("submission", help="what sub.py wrote")
+    parser.add_argument("solution", help="the truth: data/sample/solution.csv")
+    return parser.parse_args()
+
+
+def read(path, column):
+    """Return the rows of a CSV as `(id, row)` pairs."""
+    require_file(path, "check its name")
+    with open(path, newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or {"id", column} - rows[0].keys():
+        raise UserError(f"{path}: has no columns id and {column}; is it the right file?")
+    return [(row["id"], row) for row in rows]
+
+
+if __name__ == "__main__":
+    run_script(main)
