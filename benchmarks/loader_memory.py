@@ -1,0 +1,51 @@
+"""Memory of feeding over ten epochs, once it has filled its queues: it must stay flat.
+
+    python -m benchmarks.loader_memory              made-up records, training augmentation, 320 px
+
+Prints the memory of the process after every epoch; writes benchmarks/results/loader_memory.json.
+"""
+
+import argparse
+import gc
+import os
+import tempfile
+
+from benchmarks.compare import write_result
+from benchmarks.feeding import make_records, ours
+from common.files import run_script
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--epochs", type=int, default=20, help="the last ten are compared")
+    parser.add_argument("--images", type=int, default=240, help="images an epoch")
+    args = parser.parse_args()
+    megabytes = []
+    with tempfile.TemporaryDirectory() as folder:
+        iterator = ours(make_records(folder, args.images), "training", args.threads)
+        for epoch in range(args.epochs):
+            iterator.set_epoch(epoch)
+            for batch in iterator:
+                batch.data[0].wait_to_read()
+            gc.collect()
+            megabytes.append(private_megabytes())
+            print(f"epoch {epoch}: {megabytes[-1]:.0f} MB")
+        iterator.close()
+    # Batches of 15 MB come and go: what counts is the highest of each five epochs.
+    growth = max(megabytes[-5:]) - max(megabytes[-10:-5])
+    print(f"growth over the last ten epochs: {growth:.1f} MB")
+    write_result("loader_memory", {"megabytes": megabytes, "growth": growth})
+
+
+def private_megabytes():
+    """Return the resident memory without the pages of mapped files, which the system may drop."""
+    with open("/proc/self/status", encoding="utf-8") as stream:
+        fields = dict(line.split(":", 1) for line in stream)
+    return int(fields["RssAnon"].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    run_script(main)
