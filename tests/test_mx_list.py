@@ -174,6 +174,13 @@ def test_bad_input_is_one_line_and_no_file_is_touched(script, data_dir, message)
     assert lists_in(data_dir) == {}
 
 
+def test_lists_do_without_mxnet(script, monkeypatch, data_dir):
+    (data_dir / "mxnet.py").write_text("raise SystemExit('MXNet was imported')")
+    monkeypatch.setenv("PYTHONPATH", str(data_dir))
+    script("mx_list.py", "--data-dir", data_dir)
+    assert len(lists_in(data_dir)) == 3
+
+
 def test_help_has_an_example_and_the_defaults(script):
     out = script("mx_list.py", "--help").stdout
     assert "example: python mx_list.py" in out
