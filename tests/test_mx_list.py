@@ -179,9 +179,3 @@ def test_lists_do_without_mxnet(script, monkeypatch, data_dir):
     monkeypatch.setenv("PYTHONPATH", str(data_dir))
     script("mx_list.py", "--data-dir", data_dir)
     assert len(lists_in(data_dir)) == 3
-
-
-def test_help_has_an_example_and_the_defaults(script):
-    out = script("mx_list.py", "--help").stdout
-    assert "example: python mx_list.py" in out
-    assert "(default: 2017)" in out
