@@ -92,6 +92,8 @@ def _parse(path):
         ) from None
     except RecursionError:
         raise UserError(f"{path}: is nested too deeply to be annotations") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: {error}; unpack it again from {_archive(path)}") from None
 
 
 # A list is lines of columns apart by tabs, and its readers strip what lies around a column.
@@ -134,7 +136,11 @@ def _read_categories(path, content):
     if len({type(category_id) for category_id in by_id}) > 1:
         raise UserError(f"{path}: some category ids are numbers, others text")
     return [
-        Category(category_id, entry.get("name", str(category_id)), entry.get("supercategory", ""))
+        Category(
+            category_id,
+            str(entry.get("name", category_id)),
+            str(entry.get("supercategory") or ""),
+        )
         for category_id, entry in sorted(by_id.items())
     ]
 

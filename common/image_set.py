@@ -9,7 +9,7 @@ import numpy as np
 from common.annotations import Annotations, annotation_path, find_image, read_annotations
 from common.files import UserError
 from common.loader import FileSource, RecordSource
-from common.recordio import read_list
+from common.recordio import MAX_KEY, read_list
 
 NAMES_SHOWN = 20
 
@@ -63,8 +63,8 @@ def open_image_set(data_dir, set_name):
     else:
         annotations = read_annotations(json_path)
     for image_id, _ in annotations.images:
-        if not isinstance(image_id, int):
-            raise UserError(f"{json_path}: image id {image_id!r} is no number")
+        if not isinstance(image_id, int) or abs(image_id) > MAX_KEY:
+            raise UserError(f"{json_path}: image id {image_id!r} is no number of 64 bits")
     names = dict(annotations.images)
     ids = np.array(list(names), np.int64)
     if has_records:

@@ -71,7 +71,18 @@ def test_broken_json_is_named_by_line_and_column(tmp_path):
         read_annotations(str(tmp_path / "val2017.json"))
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe{", b"[]", b"null", b"[" * 100000, b'{"images": 3}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff\xfe{",
+        b"[]",
+        b"null",
+        b"[" * 100000,
+        b'{"images": 3}',
+        b'{"images": [{"id": %s, "file_name": "a.jpg"}]}' % (b"1" * 5000),
+    ],
+    ids=["UTF-16", "list", "null", "nested", "number", "digits"],
+)
 def test_what_is_no_annotation_file_is_one_line(tmp_path, content):
     (tmp_path / "val2017.json").write_bytes(content)
     with pytest.raises(UserError, match=r"val2017.json: [^\n]*\Z"):
@@ -167,3 +178,11 @@ def test_later_years_name_their_json_without_the_year(tmp_path):
 def test_a_test_set_may_have_an_empty_list_of_annotations(tmp_path):
     path = write_json(tmp_path, {"images": TRAIN["images"], "annotations": []}, "test2017.json")
     assert read_annotations(path).labels == {}
+
+
+def test_names_of_categories_may_be_of_any_kind(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    content["categories"][0].update(name=7, supercategory=None)
+    content["categories"][1].update(supercategory=["Aves"])
+    categories = read_annotations(write_json(tmp_path, content)).categories
+    assert categories == [(3, "Anas acuta", "['Aves']"), (9, "7", "")]
