@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 
-from common.annotations import annotation_path, find_image, read_annotations
+from common.annotations import annotation_path, read_annotations
 from common.files import DATA_DIR, UserError, run_script
 from common.help import HelpFormatter
 from common.progress import Progress
@@ -130,28 +130,26 @@ def print_summary(name, annotations):
 
 def list_entries(args, annotations):
     """Return the list of a set in the JSON's order."""
-    folder = f"test{args.year}"
-    subfolder = test_subfolder(args.data_dir, annotations.images, folder)
-    ids_are_keys = all(
-        type(image_id) is int and 0 <= image_id <= MAX_KEY for image_id, _ in annotations.images
-    )
+    ids = [image_id for image_id, _ in annotations.images]
+    paths = find_paths(args.data_dir, [name for _, name in annotations.images], f"test{args.year}")
+    ids_are_keys = all(type(image_id) is int and 0 <= image_id <= MAX_KEY for image_id in ids)
     return [
-        ListEntry(
-            image_id if ids_are_keys else number,
-            annotations.labels.get(image_id, 0),
-            subfolder + name,
-        )
-        for number, (image_id, name) in enumerate(annotations.images, 1)
+        ListEntry(image_id if ids_are_keys else number, annotations.labels.get(image_id, 0), path)
+        for number, (image_id, path) in enumerate(zip(ids, paths), 1)
     ]
 
 
-def test_subfolder(data_dir, images, folder):
-    """Return `test2017/` where the photographs lie in it but their names do not say so."""
-    for _, name in images[:100]:  # some of them may be missing
-        path = find_image(data_dir, name, folder)
-        if os.path.exists(path):
-            return folder + "/" if path == os.path.join(data_dir, folder, name) else ""
-    return ""
+def find_paths(data_dir, names, folder):
+    """Return the names of photographs with or without `test2017/`, as the photographs lie.
+
+    The first of them that is found tells for all; where none is, the names stay as they are.
+    """
+    bare = [name[len(folder) + 1 :] if name.startswith(f"{folder}/") else name for name in names]
+    for name in bare[:100]:  # some of them may be missing
+        for subfolder in (f"{folder}/", ""):
+            if os.path.exists(os.path.join(data_dir, subfolder + name)):
+                return [subfolder + other for other in bare]
+    return names
 
 
 def move_val_into_train(args, entries):

@@ -122,14 +122,21 @@ def test_ids_that_are_no_numbers_are_counted_instead(script, data_dir):
     assert all(entry.path == f"{entry.index - 1}.jpg" for entry in entries)
 
 
-def test_bare_test_names_get_the_folder_that_they_lie_in(script, data_dir):
+@pytest.mark.parametrize("subfolder", ["test2017/", ""])
+def test_test_names_with_and_without_their_folder_get_the_place_where_they_lie(
+    script, data_dir, subfolder
+):
     (data_dir / "test2017").mkdir()
     for n in range(2, 11):  # the first one is missing
-        (data_dir / "test2017" / f"{n}.jpg").write_bytes(b"x")
+        (data_dir / f"{subfolder}{n}.jpg").write_bytes(b"x")
+    content = make_set("test", 10, first_id=1)
+    for image in content["images"][::2]:
+        image["file_name"] = "test2017/" + image["file_name"]
+    (data_dir / "test2017.json").write_text(json.dumps(content))
     script("mx_list.py", "--data-dir", data_dir, "--sets", "test")
-    assert {e.path for e in read_list(data_dir / "test.lst")} == {
-        f"test2017/{n}.jpg" for n in range(1, 11)
-    }
+    assert sorted(read_list(data_dir / "test.lst")) == [
+        (n, 0.0, f"{subfolder}{n}.jpg") for n in range(1, 11)
+    ]
 
 
 def test_check_names_what_is_missing_or_empty(script, data_dir):
