@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 import textwrap
@@ -52,6 +53,14 @@ def python():
 def limit_file_size():
     """As `preexec_fn`: no file of the process may grow over 20,000 bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def with_orientation(jpeg, orientation):
+    """Return the JPEG with an EXIF block that asks for `orientation`, 1 to 8."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
+    block = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + jpeg[2:]
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import pytest
 from common.files import held
 from common.find_mxnet import mx
 from common.recordio import RecordFile
+from tests.conftest import with_orientation
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PEER = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
@@ -28,14 +29,6 @@ def peer(monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", [PEER, *map(str, arguments)])
     runpy.run_path(PEER, run_name="__main__")
     gc.collect()  # it leaves its files open until it goes
-
-
-def with_orientation(jpeg, orientation):
-    """Return the JPEG with an EXIF block that asks for `orientation`, 1 to 8."""
-    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
-    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + bytes(4)
-    block = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + jpeg[2:]
 
 
 def bomb():

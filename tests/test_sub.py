@@ -23,6 +23,7 @@ from common.loader import Batch, RecordSource
 from common.network import build_resnet, read_nodes, take_raw_images
 from common.predict import Predictor, load_views, settle_view_args
 from common.quantize import quantize
+from tests.conftest import with_orientation
 
 needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
 CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
@@ -290,6 +291,37 @@ def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
     error = script("sub.py", *flags, *arguments, status=2).stderr
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("image_id", ["1f-uuid", 2**63])
+def test_an_id_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, image_id):
+    content = json.loads((folder / "test2017.json").read_text())
+    content["images"][3]["id"] = image_id
+    (folder / "test2017.json").write_text(json.dumps(content))
+    sub(folder, "1", "cpu", status=2)
+    assert f"test2017.json: image id {image_id!r} is no number of 64 bits" in sub.said
+
+
+def test_the_csv_goes_into_the_current_folder_by_the_name_of_the_epoch(folder, script, tmp_path):
+    flags = ["--data-dir", folder, "--model-prefix", folder / "net", "--crop-size", SIZE]
+    (tmp_path / "elsewhere").mkdir()
+    said = script("sub.py", "2", "-1", *flags, cwd=tmp_path / "elsewhere").stdout
+    assert said == "submission_epoch_2.csv: 9 images\n"
+    assert os.listdir(tmp_path / "elsewhere") == ["submission_epoch_2.csv"]
+    assert len(read_csv(tmp_path / "elsewhere" / "submission_epoch_2.csv")) == 9
+
+
+def test_a_photograph_on_its_side_is_turned_whether_packed_or_not(folder, sub, script):
+    for i in range(9):
+        path = folder / "test2017" / f"t{i}.jpg"
+        path.write_bytes(with_orientation(path.read_bytes(), 1 + i % 8))
+    as_files = sub(folder, "1", "cpu", "--save-probs", folder / "files.npz")
+    script("mx_list.py", "--data-dir", folder, "--sets", "test")
+    script("im2rec.py", "--quality", 100, folder / "test", folder)
+    as_records = sub(folder, "1", "cpu", "--save-probs", folder / "records.npz")
+    assert sum(as_files[i][0] == as_records[i][0] for i in as_files) >= 8
+    with np.load(folder / "files.npz") as one, np.load(folder / "records.npz") as other:
+        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=0.03)
 
 
 def test_without_any_photograph_nothing_is_guessed(folder, sub):
