@@ -44,7 +44,7 @@ def main():
             symbol, arg_params, aux_params, head = swap_pretrained_head(args, train.num_classes)
         symbol = network.take_raw_images(symbol)
         symbol = network.smooth_labels(symbol, args.label_smoothing)
-        untrained = () if begin_epoch else (head,)
+        untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
         fit.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
         fit.check_num_classes(arg_params, head, train.num_classes)
         fit.fit(

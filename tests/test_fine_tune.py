@@ -138,6 +138,17 @@ def test_two_cpu_devices_train_as_one(script, flags, tmp_path):
     assert losses[-1] < losses[0]
 
 
+def test_from_scratch_takes_the_network_and_none_of_its_weights(
+    script, flags, tiny_network, tmp_path
+):
+    said = script("fine-tune.py", *flags, "--from-scratch", "--num-epochs", 1, "--lr", 1e-6).stderr
+    assert f"the weights of {tiny_network} are not used" in said
+    trained, before = weights(tmp_path / "run", 1), weights(tiny_network, 0)
+    assert trained.keys() == before.keys()
+    for name in before.keys() - {"fc1_weight"}:
+        assert not name.endswith("_weight") or abs(trained[name] - before[name]).mean() > 1e-3
+
+
 def test_only_the_newest_and_the_best_checkpoints_are_kept(script, flags, tmp_path):
     script("fine-tune.py", *flags, "--num-epochs", 5, "--keep", 2)
     with open(tmp_path / "run-log.csv") as stream:
