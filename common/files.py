@@ -40,6 +40,8 @@ def run_script(main):
     traceback.
     """
     name = os.path.basename(sys.argv[0])
+    # A file name may be of other letters than the terminal's, or no letters at all.
+    sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     if hasattr(signal, "SIGXFSZ"):  # so that a file size limit is an OSError, as a full disk is
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

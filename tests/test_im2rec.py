@@ -3,6 +3,7 @@
 import gc
 import os
 import runpy
+import shutil
 import struct
 import sys
 import zlib
@@ -146,6 +147,23 @@ def test_lists_are_those_of_mxnet_s_tool(script, monkeypatch, tmp_path, photogra
     assert mine == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
     assert mine
     assert capsys.readouterr().out in out  # which folder is which label
+
+
+def test_names_that_the_terminal_cannot_show_are_listed_and_packed(
+    script, monkeypatch, tmp_path, photographs
+):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    for name in (b"\xe9t\xe9/a.jpg", "柳/b.jpg".encode()):  # Latin-1, UTF-8
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.mkdir(os.path.dirname(path))
+        shutil.copy(photographs / "Aves/wide.jpg", path)
+    out = script("im2rec.py", "--list", "--recursive", tmp_path / "x", tmp_path).stdout
+    assert out.startswith("\\u67f3 0\n\\udce9t\\udce9 1\n")
+    script("im2rec.py", tmp_path / "x", tmp_path)
+    with open(tmp_path / "x.lst", "ab") as stream:
+        stream.write(b"7\t0\tg\xe8ne.jpg\n")
+    error = script("im2rec.py", tmp_path / "x", tmp_path, status=1).stderr
+    assert "not packed: g\\udce8ne.jpg: no such file" in error
 
 
 def test_a_rotated_photograph_stands_upright(script, ours, photographs):
