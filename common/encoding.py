@@ -32,8 +32,6 @@ def encode_image(data, settings):
     Raises:
         ValueError: not a whole image, or one beyond cv2's limits; says why in one line.
     """
-    if not data:
-        raise ValueError("is empty")
     if is_cut_short(data):
         raise ValueError("is cut short: its end marker is missing")
     if settings.pass_through and data.startswith((_JPEG_START, _PNG_START)):
@@ -57,6 +55,8 @@ def decode_image(data, color=1):
     Raises:
         ValueError: no image that cv2 can read, or one beyond its limits.
     """
+    if not len(data):
+        raise ValueError("is empty")
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
     except cv2.error as error:
@@ -76,12 +76,25 @@ def is_cut_short(data):
         return _PNG_END not in bytes(data[-8:]) and _PNG_END not in bytes(data)
     if bytes(data[:2]) != _JPEG_START or bytes(data[-2:]) == _JPEG_END:
         return False
+    for marker, position in jpeg_segments(data):
+        if marker == _JPEG_SCAN:
+            return bytes(data).find(_JPEG_END, position) < 0
+    return True
+
+
+def jpeg_segments(data):
+    """Yield (marker, position of what follows it) of a JPEG's segments, up to the first scan."""
     position = len(_JPEG_START)
     while position + 4 <= len(data) and data[position] == 0xFF:
-        if data[position + 1] == _JPEG_SCAN:
-            return bytes(data).find(_JPEG_END, position) < 0
-        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return True
+        marker = data[position + 1]
+        position += 1
+        if marker == 0xFF:  # the standard lets any number of them stand before a marker
+            continue
+        position += 1
+        yield marker, position
+        if marker == _JPEG_SCAN:
+            return
+        position += int.from_bytes(data[position : position + 2], "big")
 
 
 def _crop_to_square(image):

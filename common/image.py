@@ -11,7 +11,7 @@ import struct
 
 import cv2
 
-from common.encoding import decode_image, is_cut_short
+from common.encoding import decode_image, is_cut_short, jpeg_segments
 
 _JPEG_START = b"\xff\xd8"
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers of segments that hold the size
@@ -44,13 +44,11 @@ def _reduction(data, at_least):
     """Return 1, 2 or 4: how far a JPEG can be reduced and keep `at_least` pixels a side."""
     if bytes(data[:2]) != _JPEG_START:
         return 1
-    position = 2
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], struct.unpack_from(">H", data, position + 2)[0]
-        if marker in _FRAMES:
-            side = min(struct.unpack_from(">HH", data, position + 5))
+    for marker, position in jpeg_segments(data):
+        if marker in _FRAMES and position + 7 <= len(data):
+            # the segment's length, 8 bits a sample, height, width
+            side = min(struct.unpack_from(">HH", data, position + 3))
             return next((factor for factor in (4, 2) if side // factor >= at_least), 1)
-        position += 2 + length
     return 1
 
 

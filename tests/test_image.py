@@ -81,7 +81,23 @@ def test_bytes_behind_a_jpeg_do_no_harm(photograph):
     np.testing.assert_array_equal(images.decode(whole + bytes(100)), images.decode(whole))
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n"])
+def test_fill_bytes_between_the_segments_of_a_jpeg_do_no_harm(photograph):
+    plain = encode(photograph)  # 240 x 320
+    frame = plain.index(b"\xff\xc0")
+    filled = plain[:2] + b"\xff" * 3 + plain[2:frame] + b"\xff" * 7 + plain[frame:]
+    for data in (filled, filled + b"more"):
+        np.testing.assert_array_equal(images.decode(data), images.decode(plain))
+        assert images.decode(data, at_least=120).shape == (120, 160, 3)
+    with pytest.raises(ValueError, match="is cut short"):
+        images.decode(filled[:-1000])
+
+
+def test_an_empty_file_is_called_empty():
+    with pytest.raises(ValueError, match=r"^is empty$"):
+        images.decode(b"")
+
+
+@pytest.mark.parametrize("data", [b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n"])
 def test_what_is_no_image_is_a_value_error(data):
     with pytest.raises(ValueError):
         images.decode(data)
