@@ -86,16 +86,22 @@ class RecordSource:
         Raises:
             UserError: a record has several labels.
         """
+        labels = self._listed_labels()
         samples = np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_LABELS)).astype(int)
-        list_path = os.path.splitext(self.path)[0] + ".lst"
-        if os.path.exists(list_path):
-            listed = {entry.index: entry.label for entry in read_list(list_path)}
-            labels = [listed.get(key, ()) for key in self.keys.tolist()]
-            if not any(isinstance(label, tuple) for label in labels):  # a missing one is one, too
-                labels = np.array(labels, dtype=np.float32)
-                if (labels[samples] == self._header_labels(samples)).all():
-                    return labels
+        if labels is not None and (labels[samples] == self._header_labels(samples)).all():
+            return labels
         return self._header_labels(np.arange(len(self)))
+
+    def _listed_labels(self):
+        """Return the labels by the `.lst`; None where it does not tell one of each record."""
+        list_path = os.path.splitext(self.path)[0] + ".lst"
+        try:
+            listed = {entry.index: entry.label for entry in read_list(list_path)}
+        except UserError:  # none, or one that was edited since: the records do without
+            return None
+        labels = [listed.get(key) for key in self.keys.tolist()]
+        is_of_records = not any(label is None or isinstance(label, tuple) for label in labels)
+        return np.array(labels, dtype=np.float32) if is_of_records else None
 
     def _header_labels(self, positions):
         data = np.frombuffer(map_file(self.path), dtype=np.uint8)

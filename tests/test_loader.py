@@ -238,6 +238,9 @@ def test_a_list_beside_the_records_is_believed_only_where_it_agrees(encoded, tmp
         entries = [ListEntry(key, label, "x.jpg") for key, label in enumerate(listed)]
         write_list(tmp_path / "train.lst", entries)
         assert RecordSource(rec).labels().tolist() == expected
+    for edited in ("0 5 x.jpg\n", "0\t5\tx.jpg\n" * 2, "0\t5\tx.jpg\n", ""):
+        (tmp_path / "train.lst").write_text(edited)
+        assert RecordSource(rec).labels().tolist() == [5, 6, 7]
 
 
 def test_a_mistake_in_a_transform_reaches_the_caller(rec):
