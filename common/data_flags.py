@@ -5,6 +5,8 @@ baseline's. Flags of 0 and 1 are off and on.
 """
 
 import argparse
+import functools
+import logging
 import os
 
 import numpy as np
@@ -39,6 +41,11 @@ _SHAPES = {
     "max_random_aspect_ratio": 0.25,
 }
 _LEVELS = [_OFF, _CROPS, _COLORS, _SHAPES]
+# What has nothing to do, without (0) and with (1) the random resized crop.
+_IDLE = {
+    0: ("max_random_area", "min_random_area"),
+    1: ("resize", "random_crop", "max_crop_size", "min_crop_size"),
+}
 
 
 def add_data_args(parser):
@@ -90,9 +97,9 @@ def add_data_aug_args(parser):
     """Add the flags that say how training images are changed at random."""
     defaults = Augmentation()
     group = parser.add_argument_group("Augmentation", "how training images are changed at random")
-    add = group.add_argument
+    add = functools.partial(group.add_argument, action=_TypedAction)
     switch = {"type": int, "choices": [0, 1]}
-    add(
+    group.add_argument(
         "--data-aug-level",
         type=int,
         choices=[0, 1, 2, 3],
@@ -131,13 +138,21 @@ def add_data_aug_args(parser):
     return group
 
 
+class _TypedAction(argparse.Action):
+    """Keeps a flag's value, and in `namespace.typed` that the flag was typed."""
+
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, value)
+        namespace.typed = [*getattr(namespace, "typed", []), self.dest]
+
+
 class _LevelAction(argparse.Action):
     """Sets the flags of a level, but for those that were typed."""
 
     def __call__(self, parser, namespace, level, option_string=None):
         setattr(namespace, self.dest, level)
         for name, value in _LEVELS[level].items():
-            if getattr(namespace, name) == parser.get_default(name):
+            if name not in getattr(namespace, "typed", []):
                 setattr(namespace, name, value)
 
 
@@ -187,7 +202,7 @@ def check_flags(args):
         max_random_h=(0, 180),
         max_random_s=(0, 255),
         max_random_l=(0, 255),
-        max_random_rotate_angle=(0, 180),
+        max_random_rotate_angle=(0, 360),  # MXNet's range
         max_random_shear_ratio=(0, 1),
         pca_noise=(0, None),
     )
@@ -204,6 +219,14 @@ def check_flags(args):
 
 def augmentation_of(args, eval_side):
     """Return the `Augmentation` that the flags describe, or raise `UserError`."""
+    for name in getattr(args, "typed", []):
+        if name in _IDLE[args.random_resized_crop]:
+            logging.warning(
+                "--%s %g: does nothing with --random-resized-crop %d",
+                name.replace("_", "-"),
+                getattr(args, name),
+                args.random_resized_crop,
+            )
     crop_sizes = [size for size in (args.min_crop_size, args.max_crop_size) if size != -1]
     resized_crop = bool(args.random_resized_crop)
     ratio = _aspect_ratio(args.min_random_aspect_ratio, args.max_random_aspect_ratio)

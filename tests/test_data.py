@@ -156,6 +156,7 @@ def test_the_defaults_are_those_of_2017(folder):
         "--pad-size 8",
         "--pad-size 8 --fill-value 0",
         "--max-random-rotate-angle 20",
+        "--max-random-rotate-angle 360",
         "--max-random-shear-ratio 0.2",
         "--max-random-scale 1.5",
         "--min-random-scale 0.5",
@@ -187,6 +188,29 @@ def test_levels_are_sets_of_flags_and_what_is_typed_counts(folder):
     assert parse(folder, level=2).max_random_h == 36
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_typed_flag_counts_before_and_behind_the_level_though_it_is_the_default(folder, order):
+    flags = ["--random-resized-crop 1", "--data-aug-level 2", "--brightness 0.4"]
+    args = parse(folder, *" ".join(flags[::order]).split())
+    assert (args.random_resized_crop, args.brightness) == (1, 0.4)
+    assert (args.max_random_s, args.contrast) == (50, 0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "idle"),
+    [
+        ("--resize 90", ["--resize 90"]),
+        ("--min-crop-size 20 --max-crop-size 60", ["--min-crop-size 20", "--max-crop-size 60"]),
+        ("--random-resized-crop 0 --min-random-area 0.5", ["--min-random-area 0.5"]),
+        ("--random-resized-crop 0 --resize 90 --random-crop 0", []),
+        ("--min-random-area 0.5 --random-mirror 0", []),
+    ],
+)
+def test_a_flag_that_has_nothing_to_do_is_named(folder, caplog, flags, idle):
+    iterators(folder, *flags.split())
+    assert [text.split(":")[0] for text in caplog.messages] == idle
+
+
 def test_level_0_is_the_validation_preset(folder):
     pixels = [{}, {}]
     for iterator, seen in zip(iterators(folder, "--data-aug-level", 0), pixels):
@@ -205,6 +229,7 @@ def test_level_0_is_the_validation_preset(folder):
         ("--min-random-area 0", "--min-random-area 0"),
         ("--min-random-area 0.9 --max-random-area 0.5", "no larger than"),
         ("--max-random-area 2", "at most 1"),
+        ("--max-random-rotate-angle 361", "must be 0 to 360"),
         ("--max-random-aspect-ratio 0.5 --min-random-aspect-ratio 0.9", "--max-random-aspect"),
         ("--rgb-mean 1,2", "three numbers"),
         ("--rgb-std 0", "must not be 0"),
