@@ -132,6 +132,41 @@ def test_mean_and_deviation_become_part_of_the_network(folder):
     np.testing.assert_allclose(output, expected.transpose(0, 3, 1, 2), rtol=1e-5)
 
 
+def test_an_image_shape_may_be_no_square(folder):
+    for iterator in iterators(folder, "--image-shape", "3,48,96"):
+        assert iterator.provide_data[0].shape == iterator.next().data[0].shape == (4, 3, 48, 96)
+
+
+def test_an_index_elsewhere_chooses_the_records(folder, tmp_path):
+    lines = (folder / "train.idx").read_text().splitlines(keepends=True)
+    (tmp_path / "some.idx").write_text("".join(lines[6:]))
+    some = tmp_path / "some.idx"
+    train, val = iterators(folder, "--data-train-idx", some, "--data-val-idx", some)
+    assert {key for batch in train for key in batch.index} == {6, 7, 8, 9}
+    assert [batch.index.tolist() for batch in val] == [[6, 7, 8, 9]]
+
+
+def test_fast_decoding_gives_almost_the_same_pixels(tmp_path):
+    encoded = [encode(make_photograph(seed, 512, 683)) for seed in range(4)]
+    rec = write_records(tmp_path / "val", encoded, range(4))
+    exact, fast = (
+        iterators(tmp_path, "--data-train", rec, "--fast-decode", on)[1].next().data[0].asnumpy()
+        for on in (0, 1)
+    )
+    difference = abs(exact.astype(int) - fast)
+    assert 0 < difference.mean() < 3
+
+
+def test_the_share_of_bad_images_is_a_flag(tmp_path):
+    encoded = [encode(make_photograph(seed, 96, 128)) for seed in range(NUMBER)]
+    encoded[3], encoded[7] = encoded[3][:500], b""
+    write_records(tmp_path / "train", encoded, LABELS)
+    train, _ = iterators(tmp_path, "--max-bad-images", 0.2)
+    assert sorted({key for batch in train for key in batch.index}) == [0, 1, 2, 4, 5, 6, 8, 9]
+    with pytest.raises(UserError, match=r"2 of 10 .*\n.*record 3: is cut short.*\n.*7: is empty"):
+        list(iterators(tmp_path)[0])
+
+
 # Flags --------------------------------------------------------------------------------------------
 
 

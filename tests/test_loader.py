@@ -1,6 +1,7 @@
 """Batches: in order for a seed, whatever the threads, and past damaged photographs."""
 
 import functools
+import io
 import subprocess
 import sys
 import textwrap
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from benchmarks.made_up import encode, make_photograph, write_records
 from common.augmentation import Augmentation, train_image
@@ -185,6 +187,30 @@ def test_a_damaged_photograph_is_named_and_its_neighbour_takes_its_place(damaged
     assert f"{damaged}: record 3: is cut short" in caplog.text
     list(loader)
     assert len(caplog.records) == 2  # named once, not every epoch
+
+
+def test_odd_photographs_go_through_and_what_is_replaced_is_named(encoded, tmp_path, caplog):
+    photo = make_photograph(0, 64, 80)
+    cmyk = io.BytesIO()
+    Image.fromarray(photo).convert("CMYK").save(cmyk, "JPEG")
+    kinds = {
+        "whole": encoded[0],
+        "damaged": encoded[0][:100] + bytes(300) + encoded[0][400:],
+        "truncated": encoded[0][: len(encoded[0]) // 2],
+        "PNG": encode(photo, ".png"),
+        "grey": encode(photo[:, :, 0]),
+        "CMYK": cmyk.getvalue(),
+        "1x1": encode(photo[:1, :1]),
+        "wide": encode(np.tile(photo, (1, 150, 1))),
+    }
+    rec = write_records(tmp_path / "odd", kinds.values(), range(len(kinds)))
+    for transform in (train, evaluate):
+        loader = load(RecordSource(rec), transform, max_bad_images=0.25)
+        images = np.concatenate([batch.images for batch in loader])
+        assert images.std(axis=(2, 3)).any(axis=1).tolist() == [n != 6 for n in range(8)]
+        assert keys(loader) == [0, 3, 3, 3, 4, 5, 6, 7]
+    assert "record 1: is no image that cv2 can read, or is damaged; its neighbour" in caplog.text
+    assert "record 2: is cut short: its end marker is missing; its neighbour" in caplog.text
 
 
 def test_too_many_damaged_photographs_stop_the_run_with_a_list(damaged):
