@@ -7,7 +7,7 @@ import time
 import cv2
 import numpy as np
 
-from common.files import replacing
+from common.files import UserError, replacing
 from common.find_mxnet import mx
 from common.progress import Progress
 
@@ -162,7 +162,13 @@ def measure_reading(iterator, seconds=60):
 
 
 def preview(iterator, path):
-    """Write a contact sheet of the next batch with its labels: what the network will see."""
+    """Write a contact sheet of the next batch with its labels: what the network will see.
+
+    Raises:
+        UserError: the name tells no kind of image, or its folder is not there.
+    """
+    if not cv2.haveImageWriter(path):
+        raise UserError(f"--preview {path}: must end in .png or .jpg")
     batch = next(iterator)
     images = batch.data[0].asnumpy()[:_MOST_TILES]
     labels = batch.label[0].asnumpy()

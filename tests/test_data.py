@@ -329,3 +329,10 @@ def test_a_preview_shows_the_batch_with_its_labels(folder, tmp_path):
     first = train.next().data[0].asnumpy()[0]
     np.testing.assert_array_equal(sheet[4:164, 4:164, ::-1], first.transpose(1, 2, 0))
     assert (sheet[166:184, :40] < 50).any()  # the label
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.pdf"])
+def test_a_preview_of_no_kind_of_image_is_refused(folder, tmp_path, name):
+    train, _ = iterators(folder)
+    with pytest.raises(UserError, match="must end in"):
+        data.preview(train, str(tmp_path / name))

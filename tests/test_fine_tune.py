@@ -168,6 +168,13 @@ def test_a_dry_run_tells_what_is_needed_and_writes_nothing(script, flags, tmp_pa
     assert os.listdir(tmp_path) == []
 
 
+def test_reading_is_measured_and_a_batch_is_shown_without_training(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--test-io", 1).stderr
+    assert re.search(r"reading alone: \d+\.\d images/s \(64 images\)", said)
+    script("fine-tune.py", *flags, "--preview", tmp_path / "sheet.png")
+    assert os.listdir(tmp_path) == ["sheet.png"]
+
+
 def test_a_loss_that_is_no_number_ends_the_run(script, flags, tmp_path):
     said = script("fine-tune.py", *flags, "--lr", "1e30", status=2).stderr
     assert "no number" in said
