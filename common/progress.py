@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines in a pipe."""
 
+import os
 import sys
 import time
 
@@ -9,8 +10,11 @@ SECONDS_BETWEEN_LINES = 10
 
 
 def on_terminal():
-    """Return whether a person watches: stderr is a terminal, not a pipe or a file."""
-    return sys.stderr.isatty()
+    """Return whether a person watches: stderr is a terminal, not a pipe or a file.
+
+    A terminal without columns, as some containers and log writers give, shows no bar.
+    """
+    return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
 
 
 class Progress:
