@@ -193,7 +193,7 @@ def check_flags(args):
         batch_size=(1, None),
         data_nthreads=(1, 1024),
         batches_ahead=(1, None),
-        seed=(0, None),
+        seed=(0, 2**64 - 1),
         num_classes=(1, None),
         num_examples=(1, None),
         resize=(1, None),

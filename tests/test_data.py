@@ -264,6 +264,7 @@ def test_level_0_is_the_validation_preset(folder):
         ("--min-random-area 0", "--min-random-area 0"),
         ("--min-random-area 0.9 --max-random-area 0.5", "no larger than"),
         ("--max-random-area 2", "at most 1"),
+        (f"--seed {2**64}", "must be 0 to 18446744073709551615"),
         ("--max-random-rotate-angle 361", "must be 0 to 360"),
         ("--max-random-aspect-ratio 0.5 --min-random-aspect-ratio 0.9", "--max-random-aspect"),
         ("--rgb-mean 1,2", "three numbers"),
