@@ -4,7 +4,7 @@ import logging
 
 from common.files import UserError, replacing
 from common.find_mxnet import mx
-from common.network import read_nodes
+from common.network import fixed_gammas, read_nodes
 
 OPSET = 13  # the newest that MXNet 1.9 knows, whatever the installed onnx does
 INSTALL = "pip install -r requirements/onnx.txt"
@@ -31,7 +31,7 @@ def export_onnx(path, symbol, arg_params, aux_params, image_shape):
     arguments, states = inference.list_arguments(), inference.list_auxiliary_states()
     params = {name: arg_params[name] for name in arguments if name != "data"}
     params.update({name: aux_params[name] for name in states})
-    for gamma in _fixed_gammas(inference):  # mx2onnx takes the stored one, MXNet takes 1
+    for gamma in fixed_gammas(inference):  # mx2onnx takes the stored one, MXNet takes 1
         params[gamma] = mx.nd.ones_like(params[gamma])
     shape = tuple(image_shape)
     with replacing(path) as temporary:
@@ -56,15 +56,6 @@ def export_onnx(path, symbol, arg_params, aux_params, image_shape):
         onnx.checker.check_model(model)
         onnx.save(model, temporary)
     logging.info("%s: opset %d, input data (N, %d, %d, %d)", path, OPSET, *shape)
-
-
-def _fixed_gammas(symbol):
-    nodes = read_nodes(symbol)
-    return [
-        nodes[node["inputs"][1][0]]["name"]
-        for node in nodes
-        if node["op"] == "BatchNorm" and node.get("attrs", {}).get("fix_gamma", "True") != "False"
-    ]
 
 
 def _keep_data_as_the_only_input(graph):

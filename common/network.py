@@ -5,6 +5,8 @@ Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`,
 `(N, num_classes)` under the name `softmax`.
 """
 
+import contextlib
+import io
 import json
 import re
 
@@ -182,13 +184,14 @@ def keep_normalisation(symbol, arg_params, aux_params):
 
     Networks imported from PyTorch carry them in a BatchNorm of fixed statistics.
     """
-    fixed = tuple(
-        f"{node['name']}_"
-        for node in read_nodes(symbol)
-        if node["op"] == "BatchNorm" and node["attrs"].get("use_global_stats") in ("True", "1")
-    )
+    fixed = {
+        name
+        for node, inputs in _batch_norms(symbol)
+        if node.get("attrs", {}).get("use_global_stats") in ("True", "1")
+        for name in inputs
+    }
     kept = [
-        {name: array for name, array in params.items() if name.startswith(fixed)}
+        {name: array for name, array in params.items() if name in fixed}
         for params in (arg_params, aux_params)
     ]
     return kept[0], kept[1]
@@ -276,10 +279,21 @@ def fixed_gammas(symbol):
     MXNet still updates them, and sets them back in the next forward pass, unseen by its engine.
     """
     return {
-        f"{node['name']}_gamma"
-        for node in read_nodes(symbol)
-        if node["op"] == "BatchNorm" and node["attrs"].get("fix_gamma", "True") in ("True", "1")
+        inputs[1]
+        for node, inputs in _batch_norms(symbol)
+        if node.get("attrs", {}).get("fix_gamma", "True") in ("True", "1")
     }
+
+
+def _batch_norms(symbol):
+    """Yield (node, names of its inputs) of every BatchNorm: data, gamma, beta, mean, variance.
+
+    The zoo's `bn0` has a `bn0_gamma`, but Gluon's `bn0_fwd` has one too.
+    """
+    nodes = read_nodes(symbol)
+    for node in nodes:
+        if node["op"] == "BatchNorm":
+            yield node, [nodes[source[0]]["name"] for source in node["inputs"]]
 
 
 def freeze(symbol, pattern):
@@ -302,11 +316,8 @@ def freeze(symbol, pattern):
     names = [name for name in symbol.list_arguments() if name not in inputs and matches(name)]
     if not names:
         raise UserError(f"--freeze {pattern}: matches no parameter of this network")
-    frozen = _edit(
-        symbol,
-        lambda op, name: op == "BatchNorm" and f"{name}_gamma" in names,
-        use_global_stats="True",
-    )
+    drifting = {node["name"] for node, inputs in _batch_norms(symbol) if inputs[1] in names}
+    frozen = _edit(symbol, lambda op, name: name in drifting, use_global_stats="True")
     return frozen, names
 
 
@@ -323,16 +334,19 @@ def infer_shapes(symbol, image_shape, batch_size=1):
     """Return `{name: shape}` of every parameter and auxiliary state for images `(3, H, W)`.
 
     Raises:
-        UserError: the network cannot take images of this shape.
+        UserError: the network cannot take images of this shape, or has other inputs than images.
     """
+    flag = f"--image-shape {','.join(map(str, image_shape))}"
     try:
-        shapes, _, aux_shapes = symbol.infer_shape(data=(batch_size, *image_shape))
+        with contextlib.redirect_stdout(io.StringIO()):  # MXNet prints what it then raises
+            shapes, _, aux_shapes = symbol.infer_shape(data=(batch_size, *image_shape))
     except mx.base.MXNetError as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), "")
         raise UserError(
-            f"--image-shape {','.join(map(str, image_shape))}: this network cannot take such"
-            f" images ({reason.strip()[:200]})"
+            f"{flag}: this network cannot take such images ({reason.strip()[:200]})"
         ) from None
+    if shapes is None:
+        raise UserError(f"{flag}: the images do not tell all shapes of this network's parameters")
     names = dict(zip(symbol.list_arguments(), shapes))
     names.update(zip(symbol.list_auxiliary_states(), aux_shapes))
-    return {name: shape for name, shape in names.items() if name not in ("data", "softmax_label")}
+    return {name: s for name, s in names.items() if name != "data" and not name.endswith("label")}

@@ -14,6 +14,7 @@ import zlib
 
 import numpy as np
 
+from common import network
 from common.files import UserError, require_file
 from common.find_mxnet import mx
 
@@ -258,19 +259,15 @@ def require_agreement(symbol, shapes, image_sizes=(224, 299, 320), name="the net
         image_sizes: sides that the network may have been made for; one must fit.
         name: what the error begins with: the file of the parameters.
     """
-    expected = None
     for size in image_sizes:
         try:
-            arg_shapes, _, aux_shapes = symbol.infer_shape(data=(1, 3, size, size))
-        except mx.base.MXNetError:
+            expected = network.infer_shapes(symbol, (3, size, size))
+        except UserError as error:
+            mismatch = str(error)
             continue
-        names = symbol.list_arguments() + symbol.list_auxiliary_states()
-        expected = dict(zip(names, (arg_shapes or []) + (aux_shapes or [])))
         mismatch = _first_mismatch(expected, shapes)
         if mismatch is None:
             return
-    if expected is None:
-        mismatch = f"takes no images of {' or '.join(map(str, image_sizes))} pixels"
     raise UserError(
         f"{name}: is not of this network ({mismatch}); take both files from the same source"
     )
@@ -278,8 +275,6 @@ def require_agreement(symbol, shapes, image_sizes=(224, 299, 320), name="the net
 
 def _first_mismatch(expected, shapes):
     for key, shape in expected.items():
-        if key == "data" or key.endswith("label"):
-            continue
         if key not in shapes:
             return f"{key} is missing"
         if tuple(shapes[key]) != tuple(shape):

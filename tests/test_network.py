@@ -3,19 +3,10 @@
 import numpy as np
 import pytest
 
-from common import network
+from common import modelzoo, network
 from common.files import UserError
 from common.find_mxnet import mx
-
-
-def zoo_network(name, size=64):
-    """A network of MXNet's own (Gluon) zoo with random weights, as `export` leaves it."""
-    block = mx.gluon.model_zoo.vision.get_model(name, classes=10)
-    block.initialize(mx.init.Xavier())
-    symbol = block(mx.sym.Variable("data"))
-    block(mx.nd.zeros((1, 3, size, size)))  # the parameters get their shapes
-    params = {p.name: p.data() for p in block.collect_params().values()}
-    return symbol, {name: params[name] for name in symbol.list_arguments() if name in params}
+from common.trainer import Trainer
 
 
 @pytest.mark.parametrize(
@@ -48,37 +39,103 @@ def test_the_head_is_found_and_swapped():
     assert set(weights) - set(kept) == {"fc1_weight", "fc1_bias", "softmax_label"}
 
 
-def test_only_the_head_of_a_vgg_is_dropped():
-    symbol, weights = zoo_network("vgg11")
-    dense = [name for name in weights if "dense" in name and name.endswith("weight")]
-    swapped, kept, _ = network.swap_head(symbol, weights, num_classes=3)
-    assert [name for name in dense if name in kept] == dense[:2]  # fc6 and fc7 stay
-    assert "fc1_weight" in swapped.list_arguments()
+def exported_by_gluon(name, folder):
+    """The prefix of a network of MXNet's own zoo, random weights, and its image size."""
+    zoo = mx.gluon.model_zoo.vision
+    size = {"inceptionv3": 299, "vgg": 224}.get(name, 64)
+    block = zoo.VGG([1] * 5, [4] * 5) if name == "vgg" else zoo.get_model(name, classes=10)
+    mx.random.seed(1)
+    block.initialize(mx.init.Xavier())
+    block.hybridize()
+    block(mx.nd.zeros((1, 3, size, size)))
+    block.export(str(folder / name))
+    return str(folder / name), size
 
 
 @pytest.mark.parametrize(
-    ("name", "size"),
-    [("resnet18_v1", 64), ("resnet18_v2", 64), ("mobilenet0.25", 64), ("inceptionv3", 299)],
+    "name", ["resnet18_v1", "resnet18_v2", "mobilenet0.25", "vgg", "inceptionv3"]
 )
-def test_networks_that_gluon_exported_take_a_new_head_and_train(name, size):
-    symbol, weights = zoo_network(name, size)
-    swapped, kept, head = network.swap_head(symbol, weights, num_classes=3)
-    module = mx.mod.Module(network.take_raw_images(swapped))
-    module.bind([("data", (2, 3, size, size))], [("softmax_label", (2,))])
-    module.init_params(mx.init.Xavier(), arg_params=kept, aux_params={}, allow_missing=True)
-    batch = mx.io.DataBatch([mx.nd.ones((2, 3, size, size))], [mx.nd.zeros((2,))])
-    module.forward_backward(batch)
-    assert module.get_outputs()[0].shape == (2, 3)
-    assert (
-        not set(swapped.list_arguments())
-        - set(kept)
-        - {
-            "data",
-            "softmax_label",
-            f"{head}_weight",
-            f"{head}_bias",
-        }
+def test_networks_that_gluon_exported_take_a_new_head_and_train(name, tmp_path):
+    prefix, size = exported_by_gluon(name, tmp_path)
+    symbol, pretrained, aux = modelzoo.load_pretrained(prefix)
+    symbol, kept, head = network.swap_head(symbol, pretrained, num_classes=3)
+    before = {n: array.asnumpy() for n, array in kept.items()}
+    after = as_trained(symbol, kept, aux, size)
+    moved = {n for n in before if (after[n] != before[n]).any()}
+    assert set(after) - set(before) == {f"{head}_weight", f"{head}_bias"}
+    assert {n for n in before if n.endswith("weight")} <= moved
+    assert not moved & network.fixed_gammas(symbol)
+
+
+def as_trained(symbol, arg_params, aux_params, size):
+    """The weights, as numpy arrays, after one batch of two images."""
+    trainer = Trainer(symbol, [mx.cpu()], (2, 3, size, size))
+    trainer.initialise(arg_params, aux_params)
+    trainer.start_optimizer("device", "sgd", {"learning_rate": 0.1})
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, size, size))
+    trainer.train(mx.io.DataBatch([mx.nd.array(images, dtype="uint8")], [mx.nd.array([0, 1])]))
+    return {name: array.asnumpy() for name, array in trainer.params()[0].items()}
+
+
+def zoo_resnext():
+    """One unit of the zoo's ResNeXt: convolutions in groups."""
+    x = network._batch_norm(mx.sym.Variable("data"), "bn_data", fix_gamma=True)
+    for number, groups in enumerate((1, 4, 1), start=1):
+        x = mx.sym.Convolution(
+            x,
+            num_filter=8,
+            kernel=(3, 3),
+            num_group=groups,
+            no_bias=True,
+            name=f"stage1_unit1_conv{number}",
+        )
+        x = network._activate(x, f"stage1_unit1_bn{number}", f"stage1_unit1_relu{number}")
+    x = mx.sym.Pooling(x, global_pool=True, kernel=(7, 7), pool_type="avg", name="pool1")
+    return network._classify(mx.sym.Flatten(x, name="flatten0"), 7, "fc1")
+
+
+def zoo_inception_bn():
+    """One module of the zoo's Inception-BN: branches that are joined."""
+    data, branches = mx.sym.Variable("data"), []
+    for name in ("1x1", "3x3"):
+        x = mx.sym.Convolution(data, num_filter=4, kernel=(3, 3), name=f"conv_3a_{name}")
+        branches.append(network._activate(x, f"bn_3a_{name}", f"relu_3a_{name}"))
+    x = mx.sym.Concat(*branches, name="ch_concat_3a_chconcat")
+    x = mx.sym.Pooling(x, global_pool=True, kernel=(7, 7), pool_type="avg", name="global_pool")
+    return network._classify(mx.sym.Flatten(x, name="flatten"), 7, "fc1")
+
+
+def zoo_vgg():
+    """The end of the zoo's VGG, whose inner layers are fully connected, too."""
+    x = mx.sym.Convolution(
+        mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), stride=(4, 4), name="conv1_1"
     )
+    x = mx.sym.Flatten(x, name="flatten_0")
+    for name in ("fc6", "fc7"):
+        x = mx.sym.FullyConnected(x, num_hidden=8, name=name)
+        x = mx.sym.Activation(x, act_type="relu", name=f"relu_{name}")
+        x = mx.sym.Dropout(x, p=0.5, name=f"drop_{name}")
+    return mx.sym.SoftmaxOutput(mx.sym.FullyConnected(x, num_hidden=7, name="fc8"), name="prob")
+
+
+@pytest.mark.parametrize(
+    ("build", "dropped", "before_head"),
+    [
+        (zoo_resnext, {"fc1_weight", "fc1_bias"}, "flatten0"),
+        (zoo_inception_bn, {"fc1_weight", "fc1_bias"}, "flatten"),
+        (zoo_vgg, {"fc8_weight", "fc8_bias"}, "drop_fc7"),
+    ],
+)
+def test_the_zoos_other_networks_keep_all_but_their_head_and_train(build, dropped, before_head):
+    symbol = network.take_raw_images(build())
+    shapes = network.infer_shapes(symbol, (3, 32, 32))
+    random = np.random.RandomState(0)
+    weights = {n: mx.nd.array(random.rand(*shape) / 9) for n, shape in shapes.items()}
+    aux = {n: weights.pop(n) for n in symbol.list_auxiliary_states()}
+    assert network.find_head(symbol)[1] == f"{before_head}_output"
+    swapped, kept, head = network.swap_head(symbol, weights, num_classes=3)
+    assert set(weights) - set(kept) == dropped
+    assert as_trained(swapped, kept, aux, 32)[f"{head}_weight"].shape[0] == 3
 
 
 def test_a_network_without_fully_connected_layer_says_what_to_do():
@@ -138,7 +195,34 @@ def test_frozen_layers_do_not_drift():
     attributes = {node["name"]: node.get("attrs", {}) for node in network.read_nodes(frozen)}
     assert attributes["stage1_unit1_bn1"]["use_global_stats"] == "True"
     assert "use_global_stats" not in attributes["stage2_unit1_bn1"]
+
+
+def test_a_frozen_batch_norm_of_gluon_does_not_drift_either():
+    block = mx.gluon.model_zoo.vision.get_model("resnet18_v1")
+    symbol = block(mx.sym.Variable("data"))  # its layer batchnorm0_fwd has a batchnorm0_gamma
+    frozen, _ = network.freeze(symbol, ".*batchnorm0_")
+    kept = [node for node in network.read_nodes(frozen) if node["name"].endswith("batchnorm0_fwd")]
+    assert kept and all(node["attrs"]["use_global_stats"] == "True" for node in kept)
+
+
+def test_a_pattern_that_freezes_nothing_is_refused():
+    symbol = network.build_resnet(10, 4, width=8)
     with pytest.raises(UserError, match="matches no parameter"):
         network.freeze(symbol, "stage9")
     with pytest.raises(UserError, match="not a regular expression"):
         network.freeze(symbol, "stage[")
+
+
+def test_images_that_a_network_cannot_take_are_one_line(capfd):
+    pooled = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(7, 7), pool_type="avg")
+    symbol = mx.sym.FullyConnected(pooled, num_hidden=2)
+    with pytest.raises(UserError, match=r"--image-shape 3,5,5: .*kernel size \(7\) exceeds input"):
+        network.infer_shapes(symbol, (3, 5, 5))
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.filterwarnings("ignore:Cannot decide shape")
+def test_a_network_with_another_input_than_images_is_refused():
+    symbol = mx.sym.broadcast_add(mx.sym.Variable("data"), mx.sym.Variable("age"))
+    with pytest.raises(UserError, match="do not tell all shapes"):
+        network.infer_shapes(symbol, (3, 8, 8))
