@@ -101,6 +101,29 @@ def test_a_symbol_is_read(symbol_file):
     assert symbol.list_outputs() == ["softmax_output"]
 
 
+def test_a_symbol_of_2016_is_read(tmp_path):
+    """Attributes were called param, inputs were pairs, and running statistics were left out."""
+    symbol = network.build_resnet(10, 5, width=4)
+    nodes = json.loads(symbol.tojson())["nodes"]
+    kept = [n for n, node in enumerate(nodes) if not node["name"].endswith(("_mean", "_var"))]
+    old = [
+        {
+            "op": nodes[n]["op"],
+            "param": nodes[n].get("attrs", {}),
+            "name": nodes[n]["name"],
+            "inputs": [[kept.index(s[0]), s[1]] for s in nodes[n]["inputs"] if s[0] in kept],
+            "backward_source_id": -1,
+        }
+        for n in kept
+    ]
+    arguments = [n for n, node in enumerate(old) if node["op"] == "null"]
+    graph = {"nodes": old, "arg_nodes": arguments, "heads": [[len(old) - 1, 0]]}
+    (tmp_path / "old-symbol.json").write_text(json.dumps(graph))
+    read = params_file.load_symbol(str(tmp_path / "old-symbol.json"))
+    assert network.infer_shapes(read, (3, 64, 64)) == network.infer_shapes(symbol, (3, 64, 64))
+    assert network.fixed_gammas(read) == {"bn_data_gamma"}
+
+
 @pytest.mark.parametrize("operator", ["Custom", "_Native", "_NDArray", "_cvimread", "NoSuchOp"])
 def test_operators_that_run_code_or_that_nobody_knows_are_refused(symbol_file, operator):
     graph = json.loads(symbol_file.read_text())
