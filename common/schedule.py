@@ -1,6 +1,7 @@
 """The learning rate over the epochs, and the optimizer that follows it."""
 
 import inspect
+import math
 
 from common.files import UserError
 from common.find_mxnet import mx
@@ -56,25 +57,46 @@ def check_schedule(args):
     """Raise `UserError` for schedule flags that make no sense; return warnings to log."""
     if args.num_epochs < 1:
         raise UserError(f"--num-epochs {args.num_epochs}: must be 1 or more")
-    if args.lr <= 0:
+    if not 0 < args.lr < math.inf:
         raise UserError(f"--lr {args.lr}: must be more than 0")
     if not 0 < args.lr_factor <= 1:
         raise UserError(f"--lr-factor {args.lr_factor}: must be more than 0 and at most 1")
     if not 0 <= args.mom < 1:
         raise UserError(f"--mom {args.mom}: must be from 0 to below 1")
-    if args.wd < 0:
+    if not 0 <= args.wd < math.inf:
         raise UserError(f"--wd {args.wd}: must be 0 or more")
     if not 0 <= args.warmup_epochs < args.num_epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs}: must be 0 to below --num-epochs")
-    if args.optimizer.lower() not in mx.optimizer.Optimizer.opt_registry:
-        known = ", ".join(sorted(mx.optimizer.Optimizer.opt_registry))
-        raise UserError(f"--optimizer {args.optimizer}: not one of MXNet's: {known}")
+    warnings = _check_optimizer(args)
     late = [step for step in parse_step_epochs(args.lr_step_epochs) if step >= args.num_epochs]
     if late and args.lr_scheduler == "step":
-        return [
+        warnings.append(
             f"--lr-step-epochs {args.lr_step_epochs}: the rate steps at epochs that"
             f" --num-epochs {args.num_epochs} does not reach: {', '.join(map(str, late))}"
-        ]
+        )
+    return warnings
+
+
+def optimizers():
+    """Return the names of MXNet's optimizers that train networks like these."""
+    for_embeddings_and_tests = {"groupadagrad", "test"}
+    return sorted(set(mx.optimizer.Optimizer.opt_registry) - for_embeddings_and_tests)
+
+
+def takes_momentum(optimizer):
+    """Return whether MXNet's optimizer of that name has a momentum to set."""
+    kind = mx.optimizer.Optimizer.opt_registry[optimizer.lower()]
+    return "momentum" in inspect.signature(kind.__init__).parameters
+
+
+def _check_optimizer(args):
+    name = args.optimizer.lower()
+    if name not in optimizers():
+        raise UserError(f"--optimizer {name}: not one of MXNet's: {', '.join(optimizers())}")
+    if name == "dcasgd" and args.mom:  # its momentum fails inside MXNet (1.5.0 and 1.9.1)
+        raise UserError(f"--mom {args.mom}: MXNet's dcasgd works without momentum only: --mom 0")
+    if args.mom and not takes_momentum(name):
+        return [f"--mom {args.mom}: {name} has no momentum to set, and goes without"]
     return []
 
 
@@ -110,7 +132,6 @@ def optimizer_settings(args, batches_per_epoch, begin_epoch, dtype):
         "begin_num_update": begin_epoch * batches_per_epoch,
         "multi_precision": dtype == "float16",
     }
-    kind = mx.optimizer.Optimizer.opt_registry[args.optimizer.lower()]
-    if "momentum" in inspect.signature(kind.__init__).parameters:
+    if takes_momentum(args.optimizer):
         settings["momentum"] = args.mom
     return settings

@@ -14,6 +14,9 @@ from common import network
 from common.files import UserError
 from common.find_mxnet import mx
 
+# Optimizers that draw noise for every update, or count the updates of all devices together.
+_DRIFTING = ("sgld", "nadam")
+
 
 class Trainer:
     """A Module bound for training, with its optimizer.
@@ -80,7 +83,8 @@ class Trainer:
             states: as `states()` gave them.
 
         Raises:
-            UserError: the states belong to another optimizer or another network.
+            UserError: the states belong to another optimizer or another network, or the optimizer
+                would let the copies of the weights drift apart.
         """
         kind = getattr(kv_store, "type", kv_store)
         # Updates are made on the devices, where their state can be read and saved; the KVStore
@@ -88,6 +92,11 @@ class Trainer:
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = str(int(kind == "dist_async"))
         # In dist_async every worker's gradients are an update of their own.
         workers = 1 if kind == "dist_async" else getattr(kv_store, "num_workers", 1)
+        if name.lower() in _DRIFTING and kind != "dist_async" and len(self.contexts) * workers > 1:
+            raise UserError(
+                f"--optimizer {name}: updates each device's copy of the weights in another way;"
+                " train on one device, or take another optimizer"
+            )
         scale = 1.0 / (self.batch_size * workers * self._loss_scale)
         self._module.init_optimizer(
             kvstore=kv_store, optimizer=name, optimizer_params={**settings, "rescale_grad": scale}
@@ -154,7 +163,7 @@ class Trainer:
                 for slot, array in enumerate(_flatten(state)):
                     arrays[f"state:{name}/{slot}"] = array
         for name, value in self._optimizer_numbers().items():
-            if value != self._initial_numbers[name]:
+            if value != self._initial_numbers.get(name):
                 arrays[f"number:{name}"] = mx.nd.array([value], dtype=np.float64)
         return arrays
 

@@ -69,7 +69,11 @@ def test_cosine_and_warm_up_reach_their_ends():
         (("--lr-step-epochs", "ten"), "not epochs apart by commas"),
         (("--num-epochs", "0"), "--num-epochs 0: must be 1 or more"),
         (("--lr", "-1"), "--lr"),
+        (("--lr", "nan"), "--lr nan: must be more than 0"),
+        (("--wd", "inf"), "--wd inf: must be 0 or more"),
         (("--optimizer", "sgdd"), "not one of MXNet's: .*adam"),
+        (("--optimizer", "groupadagrad"), "not one of MXNet's"),
+        (("--optimizer", "dcasgd", "--mom", "0.9"), "without momentum only: --mom 0"),
         (("--warmup-epochs", "30"), "below --num-epochs"),
     ],
 )
@@ -81,6 +85,11 @@ def test_flags_that_make_no_sense_are_refused(flags, message):
 def test_steps_past_the_last_epoch_are_told():
     (warning,) = schedule.check_schedule(parse("--num-epochs", "15"))
     assert "does not reach: 20" in warning
+
+
+def test_a_momentum_that_the_optimizer_has_not_is_told():
+    (warning,) = schedule.check_schedule(parse("--optimizer", "adam", "--mom", "0.9"))
+    assert "adam has no momentum" in warning
 
 
 def test_only_optimizers_with_momentum_are_given_one():

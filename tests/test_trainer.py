@@ -76,18 +76,22 @@ def test_a_validation_between_batches_changes_nothing_and_sees_all_of_them():
     np.testing.assert_array_equal(trainer.predict(batch(99)), undisturbed.predict(batch(99)))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "nag", "adam", "nadam", "rmsprop", "adagrad"])
+@pytest.mark.parametrize("optimizer", schedule.optimizers())
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, optimizer):
     prefix = str(tmp_path / "net")
     flags = ("--optimizer", optimizer, "--lr", "0.01", "--num-epochs", "2", "--lr-step-epochs", "1")
+    if optimizer == "dcasgd":
+        flags += ("--mom", "0")
     whole = make_trainer(tiny_network(), flags)
     for number in range(4):
         if number == 2:
             checkpoint.save(prefix, 1, whole.symbol, *whole.params(), states=whole.states())
+            mx.random.seed(6)  # sgld draws noise
         whole.train(batch(number))
     symbol, *params = checkpoint.load(prefix, 1)
     states = checkpoint.load_states(prefix, 1)
     resumed = make_trainer(symbol, flags, params=params, states=states, epochs_done=1)
+    mx.random.seed(6)
     for number in (2, 3):
         resumed.train(batch(number))
     expected, got = as_numpy(whole.params()), as_numpy(resumed.params())
@@ -107,6 +111,12 @@ def test_two_devices_make_the_update_of_one():
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert set(two.states()) == set(one.states()) == {f"state:{name}/0" for name in expected}
+
+
+@pytest.mark.parametrize("optimizer", ["nadam", "sgld"])
+def test_an_optimizer_whose_copies_would_drift_apart_is_refused_on_two_devices(optimizer):
+    with pytest.raises(UserError, match=f"--optimizer {optimizer}: .* train on one device"):
+        make_trainer(plain_network(), ("--optimizer", optimizer), [mx.cpu(0), mx.cpu(1)])
 
 
 def test_states_of_another_optimizer_are_refused(tmp_path):
