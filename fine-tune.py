@@ -12,6 +12,7 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 
 import argparse
 import logging
+import math
 
 from common import checkpoint, data, devices, fit, fit_flags, modelzoo, network
 from common.files import UserError, run_script
@@ -25,6 +26,7 @@ def main():
     fit_flags.check_flags(args)
     contexts = devices.contexts(args.gpus)
     fit_flags.check_dtype(args.dtype, contexts)
+    fit_flags.check_kv_store(args.kv_store, contexts)
 
     train, val = data.get_record_iterators(args, fit.rank(kv_store), fit.num_workers(kv_store))
     try:
@@ -93,7 +95,10 @@ def parse_args():
         help="layer that the new head comes after; by itself: before the last FullyConnected",
     )
     group.add_argument(
-        "--head-lr-mult", type=float, default=1.0, help="what the head's learning rate is times"
+        "--head-lr-mult",
+        type=float,
+        default=1.0,
+        help="factor of the learning rate for the new head, as 10",
     )
     group.add_argument(
         "--freeze",
@@ -115,6 +120,8 @@ def parse_args():
     args = parser.parse_args()
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")
+    if not 0 <= args.head_lr_mult < math.inf:
+        raise UserError(f"--head-lr-mult {args.head_lr_mult}: must be 0 or more")
     return args
 
 

@@ -1,12 +1,14 @@
 """The flags of training: what they are, and which of their values are refused."""
 
 import logging
+import math
 import os
 
 from common import devices, schedule
 from common.files import MODEL_DIR, UserError
 
 DTYPES = ("float32", "float16", "bfloat16")
+KV_STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
 
 
 def add_fit_args(parser):
@@ -21,6 +23,8 @@ def add_fit_args(parser):
     devices_group.add_argument(
         "--kv-store",
         default="device",
+        choices=KV_STORES,
+        metavar="NAME",
         help="how devices share gradients: device, local, nccl; dist_sync, dist_device_sync,"
         " dist_async on several machines (cluster.sh)",
     )
@@ -28,7 +32,7 @@ def add_fit_args(parser):
         "--gc-type",
         default="none",
         choices=["none", "2bit"],
-        help="compression of gradients on their way between machines",
+        help="compression of gradients on their way between devices (not with local)",
     )
     devices_group.add_argument(
         "--gc-threshold", type=float, default=0.5, help="threshold of the 2bit compression"
@@ -50,7 +54,7 @@ def add_fit_args(parser):
         "--label-smoothing",
         type=float,
         default=0.0,
-        help="share of the truth that is spread over all classes, 0 to below 1",
+        help="share of the truth that is spread over the other classes, 0 to below 1",
     )
     group.add_argument(
         "--ema",
@@ -114,6 +118,10 @@ def check_flags(args):
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
     if args.keep < 0 or args.load_epoch < 0 or args.disp_batches < 1:
         raise UserError("--keep and --load-epoch must be 0 or more, --disp-batches 1 or more")
+    if not (0 < args.loss_scale < math.inf and 0 < args.gc_threshold < math.inf):
+        raise UserError("--loss-scale and --gc-threshold must be more than 0")
+    if args.gc_type != "none" and args.kv_store == "local":
+        raise UserError(f"--gc-type {args.gc_type}: is not for --kv-store local; take device")
     if args.dtype not in DTYPES:
         raise UserError(f"--dtype {args.dtype}: must be one of {', '.join(DTYPES)}")
     parse_top_k(args.top_k)
@@ -127,8 +135,17 @@ def parse_top_k(text):
     try:
         chosen = {int(k) for k in text.split(",") if k.strip()}
     except ValueError:
-        raise UserError(f"--top-k {text}: not numbers apart by commas, as 3,5") from None
-    return sorted({1, 5} | {k for k in chosen if k > 0})
+        chosen = {0}
+    if not all(k > 0 for k in chosen):
+        raise UserError(f"--top-k {text}: not numbers of 1 and more apart by commas, as 3,5")
+    return sorted({1, 5} | chosen)
+
+
+def check_kv_store(kv_store, contexts):
+    """Raise `UserError` where these devices cannot share gradients in that way."""
+    on_gpu = contexts[0].device_type == "gpu"
+    if kv_store == "nccl" and not (on_gpu and devices.has_feature("NCCL")):
+        raise UserError("--kv-store nccl: is for GPUs and an MXNet with NCCL; take device")
 
 
 def check_dtype(dtype, contexts):

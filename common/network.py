@@ -254,7 +254,7 @@ def _logits_name(symbol):
 
 
 def smooth_labels(symbol, share):
-    """Return the network trained with `share` (0 to below 1) of the truth spread over all classes.
+    """Return the network trained with `share` (0 to below 1) of the truth on the other classes.
 
     Szegedy et al. 2016, arXiv:1512.00567.
     """

@@ -221,6 +221,12 @@ def test_missing_records_name_the_step_that_makes_them(script, flags, tmp_path):
         (("--image-shape", "3,64"), "--image-shape"),
         (("--ema", "1.5"), "--ema 1.5"),
         (("--dtype", "float16"), "is for GPUs"),
+        (("--kv-store", "nccl"), "--kv-store nccl: is for GPUs"),
+        (("--kv-store", "dist_sink"), "--kv-store: invalid choice"),
+        (("--kv-store", "local", "--gc-type", "2bit"), "--gc-type 2bit: is not for"),
+        (("--top-k", "0"), "--top-k 0: not numbers of 1 and more"),
+        (("--loss-scale", "0"), "--loss-scale and --gc-threshold must be more than 0"),
+        (("--head-lr-mult", "-1"), "--head-lr-mult -1.0: must be 0 or more"),
     ],
 )
 def test_a_wrong_flag_is_one_line(script, flags, wrong, message):
