@@ -213,6 +213,24 @@ def test_a_pattern_that_freezes_nothing_is_refused():
         network.freeze(symbol, "stage[")
 
 
+def test_smoothed_labels_pull_towards_a_share_of_all_classes():
+    symbol = network.smooth_labels(mx.sym.SoftmaxOutput(mx.sym.Variable("data"), name="s"), 0.3)
+    executor = symbol.simple_bind(mx.cpu(), data=(1, 4))
+    executor.arg_dict["data"][:] = mx.nd.array([[0, 1, 2, 3]])
+    executor.arg_dict["s_label"][:] = 2
+    probabilities = executor.forward(is_train=True)[0].asnumpy()
+    executor.backward()
+    target = probabilities - executor.grad_dict["data"].asnumpy()  # the gradient is p - target
+    np.testing.assert_allclose(target, [[0.1, 0.1, 0.7, 0.1]], rtol=1e-5)
+
+
+def test_dropout_is_put_before_the_head_alone():
+    symbol, _, _ = network.swap_head(network.build_resnet(10, 7, width=8), {}, 3, dropout=0.25)
+    (dropout,) = [node for node in network.read_nodes(symbol) if node["op"] == "Dropout"]
+    assert float(dropout["attrs"]["p"]) == 0.25
+    assert network.find_head(symbol) == ("fc1", f"{dropout['name']}_output")
+
+
 def test_images_that_a_network_cannot_take_are_one_line(capfd):
     pooled = mx.sym.Pooling(mx.sym.Variable("data"), kernel=(7, 7), pool_type="avg")
     symbol = mx.sym.FullyConnected(pooled, num_hidden=2)
