@@ -112,11 +112,18 @@ def load_arrays(path):
         raise UserError(f"{path}: MXNet cannot read it ({last_line(error)})") from None
 
 
-def newest_whole(prefix):
-    """Return `(epoch, complaints)` of the newest checkpoint that is whole; epoch 0 is none."""
+def newest_whole(prefix, last=None):
+    """Return `(epoch, complaints)` of the newest checkpoint that is whole; epoch 0 is none.
+
+    `last` is the last epoch that the log of the run tells of; later ones are an earlier run's.
+    """
     complaints = []
     for epoch in reversed(find_epochs(prefix)):
         if epoch == 0:
+            continue
+        if last is not None and epoch > last:
+            path = params_path(prefix, epoch)
+            complaints.append(f"{path}: of an earlier run, as the log ends at epoch {last}")
             continue
         try:
             load(prefix, epoch)

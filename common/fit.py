@@ -18,7 +18,7 @@ from common import checkpoint, devices, network, report, schedule
 from common.files import ROOT, UserError, atomic_open, held
 from common.find_mxnet import mx
 from common.fit_flags import parse_top_k
-from common.history import EpochMeter, History, Tally
+from common.history import EpochMeter, History, Tally, last_epoch, log_path
 from common.moving_average import MovingAverage
 from common.trainer import Trainer
 
@@ -55,7 +55,8 @@ def first_epoch(args):
     """Return how many epochs are trained already: `--load-epoch`, or what `--resume` finds."""
     if not args.resume:
         return args.load_epoch
-    epoch, complaints = checkpoint.newest_whole(args.model_prefix)
+    last = last_epoch(log_path(args.model_prefix))
+    epoch, complaints = checkpoint.newest_whole(args.model_prefix, last)
     for complaint in complaints:
         logging.warning("passed over: %s", complaint)
     if epoch:
@@ -204,20 +205,20 @@ class Run:
     def train_epochs(self):
         """Train, save and validate every epoch that is left."""
         args = self.args
-        if self.is_first:
-            self._check_disk()
-            self._write_config()
-            log = f"{args.model_prefix}-log.csv"
-            self.history = History(log, self.top_ks, self.begin_epoch)
-            if args.initial_validation:
-                self._validate(self.begin_epoch)
         saved = self.begin_epoch
         try:
+            if self.is_first:
+                self._check_disk()
+                log = log_path(args.model_prefix)
+                self.history = History(log, self.top_ks, self.begin_epoch)
+                self._write_config()
+                if args.initial_validation:
+                    self._validate(self.begin_epoch)
             for epoch in range(self.begin_epoch, args.num_epochs):
                 meter = self.train_epoch(epoch)
-                saved = epoch + 1
                 if self.is_first:
-                    self._save(saved, meter)
+                    self._save(epoch + 1, meter)
+                    saved = epoch + 1
                     self._validate(saved)
                     self._prune()
         except KeyboardInterrupt:
@@ -262,7 +263,7 @@ class Run:
             )
 
     def _save(self, epochs_done, meter):
-        """The log's row first, then the checkpoint: where there is a checkpoint, there is a row."""
+        """Write the checkpoint, then its row of the log, which says that it is of this run."""
         arg_params, aux_params = self.trainer.params()
         for name, array in {**arg_params, **aux_params}.items():
             # Activations such as ReLU turn NaN into 0, so that the loss alone may hide it.
@@ -271,6 +272,13 @@ class Run:
                     f"the weights are no numbers any more after epoch {epochs_done - 1} ({name});"
                     f" {self._way_on(epochs_done - 1)}, with a lower --lr"
                 )
+        prefix = self.args.model_prefix
+        if self.average is not None:
+            averages = {**arg_params, **self.average.weights}
+            checkpoint.save(f"{prefix}-ema", epochs_done, self.symbol, averages, aux_params)
+        checkpoint.save(
+            prefix, epochs_done, self.symbol, arg_params, aux_params, self.trainer.states()
+        )
         self.history.update(
             epochs_done,
             {
@@ -279,13 +287,6 @@ class Run:
                 "images_per_second": f"{meter.images_per_second:.2f}",
                 "seconds": f"{meter.seconds:.2f}",
             },
-        )
-        prefix = self.args.model_prefix
-        if self.average is not None:
-            averages = {**arg_params, **self.average.weights}
-            checkpoint.save(f"{prefix}-ema", epochs_done, self.symbol, averages, aux_params)
-        checkpoint.save(
-            prefix, epochs_done, self.symbol, arg_params, aux_params, self.trainer.states()
         )
         logging.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
 
@@ -307,7 +308,7 @@ class Run:
             logging.info("%s-%s=%f", title, name, value)
         self.history.update(epochs_done, tally.row("val_"))
         prefix = self.args.model_prefix
-        report.plot_curves(f"{prefix}-log.csv", f"{prefix}-curves.png")
+        report.plot_curves(log_path(prefix), f"{prefix}-curves.png")
 
     def _prune(self):
         if self.args.keep:

@@ -99,34 +99,60 @@ class EpochMeter:
         logging.info("Epoch[%d] Time cost=%.3f", self.epoch, self.seconds)
 
 
+def log_path(prefix):
+    """Return the name of the log of a run: `PREFIX-log.csv`."""
+    return f"{prefix}-log.csv"
+
+
+def last_epoch(path):
+    """Return the last epoch that a log tells of, 0 where it tells of none; None without a log.
+
+    Raises:
+        UserError: the file is no such log.
+    """
+    return max(_read_rows(path), default=0) if os.path.exists(path) else None
+
+
+def _read_rows(path):
+    try:
+        with open(path, newline="", encoding="utf-8") as stream:
+            table = csv.DictReader(stream)
+            if "epoch" not in (table.fieldnames or ()):
+                raise ValueError
+            return {int(row["epoch"]): row for row in table}
+    except (ValueError, TypeError, csv.Error):
+        raise UserError(f"{path}: not the log of a training; move it away and run again") from None
+
+
 class History:
     """The log of a run, `MODEL-PREFIX-log.csv`: one row an epoch, written anew at each change.
 
-    Row 0, where there is one, is the validation before the first epoch.
+    Row 0, where there is one, is the validation before the first epoch. An epoch gets its row when
+    its checkpoint is whole: what lies beyond the last row is an earlier run's.
     """
 
     def __init__(self, path, top_ks, epochs_done=0):
-        """Go on from the rows of `path` up to `epochs_done`; the later ones are trained again."""
+        """Go on from the rows of `path` up to `epochs_done`; the later ones are trained again.
+
+        The log is written at once: an earlier run's would pass for this one's.
+        """
         self.path = path
         scores = ["loss", *(f"top{k}" for k in top_ks)]
         self.columns = ["epoch", "lr", *scores, *(f"val_{score}" for score in scores)]
         self.columns += ["images_per_second", "seconds"]
         self.rows = {}
-        if epochs_done and os.path.exists(path):
-            self.rows = {e: row for e, row in self._read().items() if e <= epochs_done}
-
-    def _read(self):
-        try:
-            with open(self.path, newline="", encoding="utf-8") as stream:
-                return {int(row["epoch"]): row for row in csv.DictReader(stream)}
-        except (KeyError, ValueError, TypeError):
-            raise UserError(
-                f"{self.path}: not the log of a training; move it away and run again"
-            ) from None
+        if epochs_done:
+            rows = _read_rows(path) if os.path.exists(path) else {}
+            self.rows = {e: row for e, row in rows.items() if e <= epochs_done}
+            self.rows.setdefault(epochs_done, {"epoch": epochs_done})
+        self._write()
 
     def update(self, epoch, columns):
         """Add columns to the row of an epoch, and write the log."""
         self.rows.setdefault(epoch, {"epoch": epoch}).update(columns)
+        self._write()
+
+    def _write(self):
         with atomic_open(self.path) as stream:
             writer = csv.DictWriter(stream, self.columns, restval="", extrasaction="ignore")
             writer.writeheader()

@@ -66,6 +66,13 @@ def test_the_newest_whole_checkpoint_is_chosen(saved, suffix):
         checkpoint.load_states(saved, 10)
 
 
+def test_what_the_log_does_not_tell_of_is_an_earlier_runs(saved):
+    epoch, complaints = checkpoint.newest_whole(saved, last=2)
+    assert epoch == 2
+    assert complaints == [f"{saved}-0010.params: of an earlier run, as the log ends at epoch 2"]
+    assert checkpoint.newest_whole(saved, last=0)[0] == 0
+
+
 def test_an_epoch_that_is_not_there_names_those_that_are(saved):
     with pytest.raises(UserError, match="not found; epochs that are there: 1, 2, 10"):
         checkpoint.load(saved, 3)

@@ -5,7 +5,7 @@ import pytest
 
 from common import metrics
 from common.files import UserError
-from common.history import History, Tally
+from common.history import History, Tally, last_epoch
 
 
 def test_scores_are_those_of_the_metrics_room():
@@ -42,11 +42,23 @@ def test_a_resumed_log_drops_the_epochs_that_are_trained_again(tmp_path):
         log.update(epoch, {"lr": "0.1", "loss": f"{epoch}.0", "val_top5": "0.5"})
     resumed = History(path, [1, 5], epochs_done=2)
     assert sorted(resumed.rows) == [1, 2]
+    assert last_epoch(path) == 2
     resumed.update(2, {"val_top5": "0.75"})
     with open(path) as stream:
         lines = stream.read().splitlines()
     assert lines[0].startswith("epoch,lr,loss,top1,top5,val_loss,val_top1,val_top5,images_per")
     assert [line.split(",")[:3] for line in lines[1:]] == [["1", "0.1", "1.0"], ["2", "0.1", "2.0"]]
+
+
+def test_a_new_run_does_not_keep_the_log_of_an_earlier_one(tmp_path):
+    path = str(tmp_path / "log.csv")
+    assert last_epoch(path) is None
+    History(path, [1]).update(1, {"loss": "1.0"})
+    assert last_epoch(path) == 1
+    History(path, [1])
+    assert last_epoch(path) == 0
+    History(path, [1], epochs_done=7)  # a checkpoint that came without a log
+    assert last_epoch(path) == 7
 
 
 def test_the_best_epoch_is_the_one_of_the_best_top5_then_top1(tmp_path):
@@ -59,6 +71,7 @@ def test_the_best_epoch_is_the_one_of_the_best_top5_then_top1(tmp_path):
 
 def test_a_log_that_is_none_is_named(tmp_path):
     path = tmp_path / "log.csv"
-    path.write_text("to,be\nor,not\n")
-    with pytest.raises(UserError, match="not the log of a training"):
-        History(str(path), [1], epochs_done=1)
+    for content in ("to,be\nor,not\n", ""):
+        path.write_text(content)
+        with pytest.raises(UserError, match="not the log of a training"):
+            History(str(path), [1], epochs_done=1)
