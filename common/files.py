@@ -5,6 +5,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 
 try:
     import fcntl
@@ -43,6 +44,7 @@ def run_script(main):
     # A file name may be of other letters than the terminal's, or no letters at all.
     sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
+    sys.unraisablehook = _stop_again
     if hasattr(signal, "SIGXFSZ"):  # so that a file size limit is an OSError, as a full disk is
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
@@ -63,11 +65,27 @@ def run_script(main):
         if error.filename is None and error.errno not in _WRITE_FAILURES:
             raise
         status = _complain(name, explain_os_error(error))
+    # All is written: what still comes ends the process at once, not in the midst of Python's end.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(status)
 
 
 def _terminate(*_):
     raise Terminated
+
+
+def _stop_again(dropped):
+    """The `sys.unraisablehook` of a script: where Python drops an exception, a signal is not lost.
+
+    One that arrives while an array is freed, say, raises in `__del__`, which passes nothing on.
+    """
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        number = signal.SIGTERM if issubclass(dropped.exc_type, Terminated) else signal.SIGINT
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(dropped)
 
 
 def _complain(name, message):

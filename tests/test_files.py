@@ -1,6 +1,7 @@
 """Files that appear only when whole, and errors that a user can mend."""
 
 import os
+import signal
 
 import pytest
 
@@ -131,6 +132,32 @@ def test_a_signal_ends_a_script_with_its_status(number, status, python):
     assert done.returncode == status
     assert "stopped by" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, python):
+    done = python(
+        f"""
+        import os, signal, time
+        from common.files import run_script
+        class Array:
+            def __del__(self):
+                os.kill(os.getpid(), signal.{number})
+        def main():
+            Array()
+            time.sleep(9)
+        run_script(main)
+        """
+    )
+    assert done.returncode == status
+    assert "stopped by" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_a_script_imports_is_one_line(python):
+    done = python("import common, os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    assert done.returncode == -signal.SIGINT  # which a shell calls 130
+    assert done.stderr == "\n-c: stopped by Ctrl-C\n"
 
 
 def test_a_bug_keeps_its_traceback(python):
