@@ -31,10 +31,10 @@ def symbol_path(prefix):
     return f"{prefix}-symbol.json"
 
 
-def find_epochs(prefix):
-    """Return the epochs of which there are weights, in increasing order."""
-    pattern = re.compile(re.escape(os.path.basename(prefix)) + r"-(\d{4,})\.params")
-    names = (os.path.basename(path) for path in glob.glob(f"{glob.escape(prefix)}-*.params"))
+def find_epochs(prefix, ending="params"):
+    """Return the epochs of which there are weights (or "states"), in increasing order."""
+    pattern = re.compile(rf"{re.escape(os.path.basename(prefix))}-(\d{{4,}})\.{ending}")
+    names = (os.path.basename(path) for path in glob.glob(f"{glob.escape(prefix)}-*.{ending}"))
     return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
 
 
@@ -134,10 +134,15 @@ def newest_whole(prefix, last=None):
     return 0, complaints
 
 
-def prune(prefix, keep, best=None):
-    """Remove all but the newest `keep` checkpoints and that of epoch `best`."""
-    kept = {*find_epochs(prefix)[-keep:], best}
-    for epoch in set(find_epochs(prefix)) - kept:
+def prune(prefix, keep, newest, best=None):
+    """Remove the checkpoints up to epoch `newest` but the last `keep` and that of epoch `best`.
+
+    What else there is stays: later epochs of an earlier run, and epoch 0, a pretrained network.
+    """
+    epochs = {*find_epochs(prefix), *find_epochs(prefix, "states")}
+    for epoch in epochs:
+        if not 0 < epoch <= newest - keep or epoch == best:
+            continue
         for path in (params_path(prefix, epoch), states_path(prefix, epoch)):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)

@@ -214,13 +214,14 @@ class Run:
                 self._write_config()
                 if args.initial_validation:
                     self._validate(self.begin_epoch)
+                self._prune(self.begin_epoch)  # where the run was killed before it did
             for epoch in range(self.begin_epoch, args.num_epochs):
                 meter = self.train_epoch(epoch)
                 if self.is_first:
                     self._save(epoch + 1, meter)
                     saved = epoch + 1
                     self._validate(saved)
-                    self._prune()
+                    self._prune(saved)
         except KeyboardInterrupt:
             if self.is_first:
                 logging.warning("stopped; %s", self._way_on(saved))
@@ -310,12 +311,13 @@ class Run:
         prefix = self.args.model_prefix
         report.plot_curves(log_path(prefix), f"{prefix}-curves.png")
 
-    def _prune(self):
+    def _prune(self, epochs_done):
         if self.args.keep:
             best = self.history.best_epoch()
-            checkpoint.prune(self.args.model_prefix, self.args.keep, best)
+            checkpoint.prune(self.args.model_prefix, self.args.keep, epochs_done, best)
             if self.average is not None:
-                checkpoint.prune(f"{self.args.model_prefix}-ema", self.args.keep, best)
+                prefix = f"{self.args.model_prefix}-ema"
+                checkpoint.prune(prefix, self.args.keep, epochs_done, best)
 
     def _checkpoint_bytes(self):
         arrays = [*self.arg_params.values(), *self.aux_params.values()]

@@ -79,10 +79,16 @@ def test_an_epoch_that_is_not_there_names_those_that_are(saved):
 
 
 def test_the_newest_and_the_best_stay(saved):
-    checkpoint.prune(saved, keep=1, best=2)
+    checkpoint.prune(saved, keep=1, newest=10, best=2)
     assert checkpoint.find_epochs(saved) == [2, 10]
-    assert not os.path.exists(f"{saved}-0001.states")
-    assert os.path.exists(f"{saved}-0002.states")
+    assert checkpoint.find_epochs(saved, "states") == [2, 10]
+
+
+def test_a_run_removes_no_checkpoint_but_its_own(saved):
+    os.rename(f"{saved}-0002.params", f"{saved}-0000.params")  # a pretrained network
+    checkpoint.prune(saved, keep=1, newest=3)
+    assert checkpoint.find_epochs(saved) == [0, 10]
+    assert checkpoint.find_epochs(saved, "states") == [10]
 
 
 def test_states_are_arrays_and_no_pickle(saved):
