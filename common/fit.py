@@ -210,12 +210,15 @@ class Run:
             if self.is_first:
                 self._check_disk()
                 log = log_path(args.model_prefix)
-                self.history = History(log, self.top_ks, self.begin_epoch)
-                self._write_config()
-                if args.initial_validation:
-                    self._validate(self.begin_epoch)
-                self._prune(self.begin_epoch)  # where the run was killed before it did
-            for epoch in range(self.begin_epoch, args.num_epochs):
+                self.history = History(log, self.top_ks, saved)
+                if saved < args.num_epochs:
+                    self._write_config()
+                else:
+                    logging.info("%d epochs are trained already: nothing is left to do", saved)
+                if args.initial_validation or self.history.lacks_validation(saved):
+                    self._validate(saved)
+                self._prune(saved)  # where the run was killed before it did
+            for epoch in range(saved, args.num_epochs):
                 meter = self.train_epoch(epoch)
                 if self.is_first:
                     self._save(epoch + 1, meter)
@@ -328,7 +331,7 @@ class Run:
     def _check_disk(self):
         """Tell what all checkpoints of this run need; refuse where the disk has not as much."""
         args = self.args
-        epochs = args.num_epochs - self.begin_epoch
+        epochs = max(0, args.num_epochs - self.begin_epoch)
         # One more than are kept is there while it is written, and the best may be an older one.
         count = min(epochs, args.keep + 2) if args.keep else epochs
         need = count * self._checkpoint_bytes()

@@ -158,6 +158,10 @@ class History:
             writer.writeheader()
             writer.writerows(self.rows[e] for e in sorted(self.rows))
 
+    def lacks_validation(self, epoch):
+        """Return whether an epoch has its row, but not yet its validation."""
+        return epoch in self.rows and not self.rows[epoch].get("val_loss")
+
     def best_epoch(self):
         """Return the epoch (1 or later) of the best validation top-5 accuracy, or None."""
         scored = [e for e, row in self.rows.items() if e > 0 and row.get("val_top5")]
