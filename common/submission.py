@@ -81,41 +81,50 @@ class PartialRows:
     def __init__(self, output, fingerprint, dtype, resume=False):
         folder, name = os.path.split(os.path.abspath(output))
         self.path, self.dtype = os.path.join(folder, f".tmp-{name}.rows"), dtype
+        self._output = output
         header = json.dumps(dict(fingerprint, row=str(dtype)), sort_keys=True).encode() + b"\n"
         self._offset = len(header)
-        going_on = resume and os.path.exists(self.path)
-        if going_on:
-            self._check(header, output)
-        self._stream = open(self.path, "r+b" if going_on else "w+b")  # noqa: SIM115
+        going_on = resume and self._is_begun(header)
+        # Not buffered: what could not be written is not tried again when the file is closed.
+        self._stream = open(self.path, "r+b" if going_on else "w+b", buffering=0)  # noqa: SIM115
         if not going_on:
-            self._stream.write(header)
-            self._stream.flush()
+            self._write(header)
         # A killed run may have left half a row.
         self._stream.truncate(self._offset + len(self) * dtype.itemsize)
         self._stream.seek(0, os.SEEK_END)
 
-    def _check(self, header, output):
+    def _is_begun(self, header):
+        """Return whether a run with this header has left its rows; complain about another one."""
+        if not os.path.exists(self.path):
+            return False
         with open(self.path, "rb") as stream:
             line = stream.readline()
-        if line == header:
-            return
+        if line == header or not line.endswith(b"\n"):  # killed before it had written the line
+            return line == header
         try:
             was, now = json.loads(line), json.loads(header)
             what = ", ".join(sorted(k for k in now if was.get(k) != now[k]))
         except (ValueError, AttributeError):
             what = "format"
         raise UserError(
-            f"{output}: the interrupted run differs in {what}; repeat its flags, or leave out"
+            f"{self._output}: the interrupted run differs in {what}; repeat its flags, or leave out"
             " --resume to start anew"
         )
+
+    def _write(self, data):
+        try:
+            while data:  # a disk that becomes full takes a part first
+                data = data[self._stream.write(data) :]
+        except OSError as error:
+            error.filename = self._output
+            raise
 
     def __len__(self):
         return (os.path.getsize(self.path) - self._offset) // self.dtype.itemsize
 
     def append(self, rows):
         """Add an array of rows; they are in the file when this returns."""
-        self._stream.write(rows.tobytes())
-        self._stream.flush()
+        self._write(rows.tobytes())
 
     def read(self):
         """Return all rows, memory-mapped where there are any."""

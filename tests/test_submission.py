@@ -1,5 +1,6 @@
 """common/submission.py: rows, probability files and the CSV."""
 
+import os
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from common import submission
 from common.files import UserError
 from common.submission import PartialRows, Predictions, make_rows, row_type
+from tests.conftest import limit_file_size
 
 CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
 
@@ -123,6 +125,38 @@ def test_interrupted_rows_go_on_behind_the_last_whole_one(tmp_path):
         rows.append(make_rows(dtype, batch_of(4, 2), probabilities[3:], labelled=False))
         assert rows.read()["id"].tolist() == [1, 2, 3, 4, 5]
         np.testing.assert_allclose(rows.read()["probabilities"], probabilities, rtol=1e-3)
+
+
+@pytest.mark.parametrize("num_bytes", [0, 20])
+def test_a_run_that_was_killed_before_its_first_row_begins_anew(tmp_path, num_bytes):
+    dtype = row_type(6, save_probabilities=False)
+    path = PartialRows(tmp_path / "s.csv", {"crops": 1}, dtype).path
+    os.truncate(path, num_bytes)
+    with PartialRows(tmp_path / "s.csv", {"crops": 1}, dtype, resume=True) as rows:
+        assert len(rows) == 0
+        rows.append(make_rows(dtype, batch_of(1, 3), random_probabilities(3), labelled=False))
+        assert rows.read()["id"].tolist() == [1, 2, 3]
+
+
+def test_a_full_disk_names_the_csv(tmp_path, python):
+    done = python(
+        f"""
+        import numpy as np
+        from common.files import run_script
+        from common.submission import PartialRows, row_type
+        dtype = row_type(6, save_probabilities=False)
+        def main():
+            with PartialRows({str(tmp_path / "s.csv")!r}, {{}}, dtype) as rows:
+                for _ in range(9):
+                    rows.append(np.zeros(100, dtype))
+        run_script(main)
+        """,
+        preexec_fn=limit_file_size,
+    )
+    assert done.returncode == 2
+    kept, reason = done.stderr.splitlines()
+    assert kept.endswith("rows are kept; the same command with --resume goes on")
+    assert reason.startswith(f"-c: {tmp_path}/s.csv: the file size limit")
 
 
 def test_rows_of_other_flags_are_not_continued(tmp_path):
