@@ -17,7 +17,7 @@ import os
 import sys
 
 from common.encoding import Settings
-from common.files import UserError, run_script
+from common.files import UserError, held, require_file, run_script
 from common.help import HelpFormatter
 from common.image_folder import list_images, split_list
 from common.integrity import verify_records
@@ -159,8 +159,10 @@ def verify(prefix, args):
 
 def reindex(prefix):
     """Make the index of a record file anew."""
-    keys, offsets = index_records(f"{prefix}.rec")
-    write_index(f"{prefix}.idx", keys, offsets)
+    require_file(f"{prefix}.rec", "make it with: sh gen_rec.sh")
+    with held(f"{prefix}.rec", "writing it"):
+        keys, offsets = index_records(f"{prefix}.rec")
+        write_index(f"{prefix}.idx", keys, offsets)
     print(f"{prefix}.idx: {len(keys)} records")
     return 0
 

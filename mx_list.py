@@ -12,13 +12,14 @@ the ids are no numbers), LABEL the rank of the category id (0 for test), PATH li
 
 import argparse
 import collections
+import contextlib
 import os
 import random
 import statistics
 import sys
 
 from common.annotations import annotation_path, read_annotations
-from common.files import DATA_DIR, UserError, run_script
+from common.files import DATA_DIR, UserError, held, run_script
 from common.help import HelpFormatter
 from common.progress import Progress
 from common.recordio import MAX_KEY, ListEntry, write_list
@@ -72,11 +73,7 @@ def main():
         entries[name] = list_entries(args, annotations)
     if args.val_into_train:
         move_val_into_train(args, entries)
-    for name, listed in entries.items():
-        random.Random(args.seed).shuffle(listed)
-        path = os.path.join(args.data_dir, f"{name}.lst")
-        write_list(path, listed)
-        print(f"{path}: {len(listed)} images")
+    write_lists(args, entries)
     if args.check:
         return check_photographs(args.data_dir, entries)
     return 0
@@ -173,6 +170,18 @@ def renumber(listed):
     if len({entry.index for entry in listed}) == len(listed):
         return listed
     return [entry._replace(index=number) for number, entry in enumerate(listed, 1)]
+
+
+def write_lists(args, entries):
+    """Write all lists, of one run each: val of another may hold what train has."""
+    paths = {name: os.path.join(args.data_dir, f"{name}.lst") for name in entries}
+    with contextlib.ExitStack() as stack:
+        for path in paths.values():
+            stack.enter_context(held(path, "writing it"))
+        for name, listed in entries.items():
+            random.Random(args.seed).shuffle(listed)
+            write_list(paths[name], listed)
+            print(f"{paths[name]}: {len(listed)} images")
 
 
 def check_photographs(data_dir, entries):

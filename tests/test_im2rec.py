@@ -276,8 +276,9 @@ def test_a_bad_line_of_the_list_is_named(script, ours, photographs):
 
 def test_two_runs_do_not_write_one_file(script, ours, photographs):
     with held(f"{ours}.rec", "writing it"):
-        error = script("im2rec.py", ours, photographs, status=2).stderr
-    assert "train.rec: another run is writing it" in error
+        for arguments in ([ours, photographs], ["--reindex", ours]):
+            error = script("im2rec.py", *arguments, status=2).stderr
+            assert "train.rec: another run is writing it" in error
 
 
 def test_verify_finds_a_finished_file_good(script, ours, photographs):
