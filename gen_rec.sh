@@ -26,11 +26,18 @@ data_dir=${1:-$here/data}
 cores=$(getconf _NPROCESSORS_ONLN)
 [ "$threads" -le "$cores" ] || threads=$cores
 
+# Who stops this script stops the packing, too; a shell hears signals only while it waits.
+packing=
+trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 130' INT
+trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 143' TERM
+
 status=0
 for set in $sets; do
-    # One damaged photograph in val (status 1) shall not cost the night's packing of train.
     "$python" "$here/im2rec.py" --resize "$resize" --quality "$quality" --num-thread "$threads" \
-        --resume "$data_dir/$set" "$data_dir" || status=$?
+        --resume "$data_dir/$set" "$data_dir" &
+    packing=$!
+    # One damaged photograph in val (status 1) shall not cost the night's packing of train.
+    wait "$packing" || status=$?
     [ "$status" -le 1 ] || exit "$status"
 done
 exit "$status"
