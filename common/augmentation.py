@@ -139,7 +139,8 @@ def random_crop(image, height, width, augmentation, rng):
 def warp(image, augmentation, rng):
     """Rotate, shear, scale and stretch about the centre, in one affine warp.
 
-    The result's sides are `scale` times the image's; what comes from outside is `fill`.
+    The result's sides are `scale` times the image's; what comes from outside is `fill`. As MXNet's
+    `image_aug_default.cc` does it, but that a stretch above 1 makes wider, as its text says too.
     """
     ranges = (
         (-augmentation.rotate, augmentation.rotate),
@@ -213,7 +214,10 @@ def color_matrix(mean, strengths, pca_noise, rng):
 
 
 def shift_hls(image, augmentation, rng):
-    """Shift hue (around the circle), lightness and saturation (clipped) by whole numbers."""
+    """Shift hue (around the circle), lightness and saturation (clipped) by whole numbers.
+
+    As MXNet's `image_aug_default.cc`, which stops hue at the circle's ends: red would not turn.
+    """
     limits = (augmentation.hue, augmentation.lightness, augmentation.saturation_shift)
     if not any(limits):
         return image

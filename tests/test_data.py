@@ -59,6 +59,42 @@ def test_validation_pixels_are_those_of_mxnets_record_iterator(tmp_path):
     assert ours.label[0].asnumpy().tolist() == peer.label[0].asnumpy().tolist()
 
 
+@pytest.mark.parametrize(
+    ("flags", "peer_flags"),
+    [
+        ("--resize 340", {"resize": 340}),
+        ("--pad-size 40 --resize 300", {"pad": 40, "resize": 300}),
+        ("--pad-size 40 --resize 300 --fill-value 9", {"pad": 40, "resize": 300, "fill_value": 9}),
+        (
+            "--min-crop-size 200 --max-crop-size 200",
+            {"resize": 360, "min_crop_size": 200, "max_crop_size": 200},
+        ),
+        (
+            "--min-random-scale 1.2 --max-random-scale 1.2",
+            {"resize": 360, "min_random_scale": 1.2, "max_random_scale": 1.2},
+        ),
+        # MXNet says width to height, too, and stretches the other way round
+        (
+            "--min-random-aspect-ratio 1.25 --max-random-aspect-ratio 1.25",
+            {"resize": 360, "min_aspect_ratio": 0.8, "max_aspect_ratio": 0.8},
+        ),
+    ],
+)
+def test_shapes_that_leave_nothing_to_chance_are_those_of_mxnets_record_iterator(
+    tmp_path, flags, peer_flags
+):
+    encoded = [encode(make_photograph(seed, 512, 683)) for seed in range(4)]
+    rec = write_records(tmp_path / "train", encoded, range(4))
+    flags = f"--image-shape 3,320,320 --data-aug-level 0 {flags}".split()
+    ours = iterators(tmp_path, *flags)[0].next()
+    theirs = mx.io.ImageRecordIter(
+        path_imgrec=rec, data_shape=(3, 320, 320), batch_size=4, **peer_flags
+    ).next()
+    in_order = ours.data[0].asnumpy()[np.argsort(ours.index)]
+    difference = abs(in_order - theirs.data[0].asnumpy())
+    assert difference.mean() < 0.2 and difference.max() <= 3
+
+
 def test_batches_are_uint8_as_declared_and_padding_is_told(folder):
     train, val = iterators(folder)
     assert train.provide_data[0].dtype == np.uint8
