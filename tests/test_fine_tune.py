@@ -201,6 +201,15 @@ def test_run_sh_without_its_gpus_says_what_there_is():
     assert "run on the CPU with --gpus cpu" in line
 
 
+def test_what_is_typed_behind_run_sh_counts_from_any_folder(tmp_path):
+    command = ["sh", os.path.join(ROOT, "run.sh"), "--gpus", "cpu", "--data-dir", tmp_path]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"fine-tune.py: {tmp_path}/train.rec: not found; make it with: sh gen_rec.sh\n"
+    )
+
+
 def test_missing_records_name_the_step_that_makes_them(script, flags, tmp_path):
     said = script("fine-tune.py", *flags, "--data-dir", tmp_path, status=2).stderr
     assert "train.rec" in said
