@@ -263,6 +263,8 @@ def test_angles_are_uniform_either_way():
 def test_scale_changes_the_size_and_stretch_the_shape():
     rng = np.random.default_rng(0)
     assert aug.warp(bar(), Augmentation(scale=(2, 2)), rng).shape == (202, 202, 3)
+    sides = [len(aug.warp(bar(), Augmentation(scale=(0.5, 1.5)), rng)) for _ in range(400)]
+    assert 50 <= min(sides) < 54 and 148 < max(sides) <= 152 and abs(np.mean(sides) - 101) < 5
     disc = cv2.circle(np.zeros((201, 201, 3), np.uint8), (100, 100), 50, (255,) * 3, -1)
     stretched = aug.warp(disc, Augmentation(stretch=(2, 2), fill=0), rng)[:, :, 0] > 127
     height, width = stretched.any(axis=1).sum(), stretched.any(axis=0).sum()
@@ -300,25 +302,36 @@ def matrices(strengths, pca_noise=0.0, number=2000):
     return np.array([aug.color_matrix(MEAN, strengths, pca_noise, rng) for _ in range(number)])
 
 
+def assert_uniform_around_one(factors):
+    """The factors are uniform in 0.6 to 1.4."""
+    assert 0.6 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4
+    assert factors.mean() == pytest.approx(1, abs=0.015)
+    counts, _ = np.histogram(factors, bins=4, range=(0.6, 1.4))
+    assert abs(counts / len(factors) - 0.25).max() < 0.03
+
+
 def test_brightness_is_a_factor_uniform_around_one():
     drawn = matrices((0.4, 0, 0))
     factors = drawn[:, 0, 0]
     np.testing.assert_allclose(drawn, factors[:, None, None] * np.eye(3, 4), atol=1e-6)
-    assert 0.6 <= factors.min() < 0.61 and 1.39 < factors.max() <= 1.4
-    assert factors.mean() == pytest.approx(1, abs=0.01)
-    assert factors.std() == pytest.approx(0.4 / math.sqrt(3), abs=0.01)
+    assert_uniform_around_one(factors)
 
 
-def test_contrast_keeps_the_mean_grey_of_the_image():
-    grey = matrices((0, 0.4, 0)) @ np.append(MEAN, 1) @ GREY
-    np.testing.assert_allclose(grey, MEAN @ GREY, rtol=1e-5)
+def test_contrast_is_a_factor_of_the_distance_from_the_mean_grey_of_the_image():
+    drawn = matrices((0, 0.4, 0))
+    factors = drawn[:, 0, 0]
+    np.testing.assert_allclose(drawn[:, :, :3], factors[:, None, None] * np.eye(3), atol=1e-6)
+    np.testing.assert_allclose(drawn @ np.append(MEAN, 1) @ GREY, MEAN @ GREY, rtol=1e-5)
+    assert_uniform_around_one(factors)
 
 
-def test_saturation_keeps_the_grey_of_every_pixel():
+def test_saturation_is_a_factor_of_the_distance_from_the_grey_of_every_pixel():
     drawn, color = matrices((0, 0, 0.4)), np.array([200, 10, 70, 1])
-    np.testing.assert_allclose(drawn @ color @ GREY, color[:3] @ GREY, rtol=1e-5)
+    grey = color[:3] @ GREY
+    distances = (drawn @ color - grey) / (color[:3] - grey)
+    np.testing.assert_allclose(distances, distances[:, :1] * np.ones(3), rtol=1e-4)
     np.testing.assert_allclose(drawn @ [50, 50, 50, 1], 50, rtol=1e-5)
-    assert (drawn @ color).std(axis=0).min() > 4
+    assert_uniform_around_one(distances[:, 0])
 
 
 def test_lighting_noise_has_the_spread_of_mxnets():
@@ -353,6 +366,17 @@ def test_one_matrix_gives_the_pixels_of_floating_point(photograph):
     expected = np.clip(pixels @ matrix.T.astype(float), 0, 255)
     changed = cv2.transform(photograph, matrix)
     assert abs(changed - expected).max() < 1.01
+
+
+def test_saturation_in_hls_is_shifted_either_way_and_nothing_else_is():
+    color, rng = np.full((1, 1, 3), (60, 90, 180), np.uint8), np.random.default_rng(0)
+    settings = Augmentation(saturation_shift=50)
+    shifted = np.array([aug.shift_hls(color, settings, rng)[0] for _ in range(400)])
+    hue, lightness, saturation = cv2.cvtColor(shifted, cv2.COLOR_BGR2HLS)[:, 0].astype(int).T
+    before = cv2.cvtColor(color, cv2.COLOR_BGR2HLS)[0, 0].astype(int)
+    assert abs(hue - before[0]).max() <= 1 and abs(lightness - before[1]).max() <= 1
+    change = saturation - before[2]
+    assert -53 <= change.min() <= -48 and 48 <= change.max() <= 53 and abs(change.mean()) < 5
 
 
 def test_hue_goes_around_the_circle_and_lightness_stops_at_its_end():
