@@ -6,6 +6,7 @@ Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`,
 """
 
 import contextlib
+import inspect
 import io
 import json
 import re
@@ -108,7 +109,14 @@ def _classify(features, num_classes, name):
 
 def read_nodes(symbol):
     """Return the nodes of a symbol: dicts with `op`, `name`, `attrs` and `inputs`."""
-    return json.loads(symbol.tojson())["nodes"]
+    return _read_graph(symbol)["nodes"]
+
+
+def _read_graph(symbol):
+    # MXNet leaves the casts of its AMP out unless it is told not to (1.5 has none of them), and a
+    # network that was converted to bfloat16 would come back in float32.
+    whole = "remove_amp_cast" in inspect.signature(symbol.tojson).parameters
+    return json.loads(symbol.tojson(remove_amp_cast=False) if whole else symbol.tojson())
 
 
 def find_head(symbol):
@@ -215,8 +223,8 @@ def take_raw_images(symbol):
 def convert_precision(symbol, dtype):
     """Return a network of the same parameters that computes in `dtype`; softmax stays in float32.
 
-    float16: the casts behind `data` and before the softmax change, and with them the inferred
-    type of every parameter in between (the optimizer keeps float32 masters: `multi_precision`).
+    float16: the casts behind `data` change, and with them the inferred type of every parameter up
+    to one cast before the softmax (the optimizer keeps float32 masters: `multi_precision`).
     bfloat16: MXNet's AMP casts weights on the fly, so that the parameters stay float32.
     """
     if dtype == "float32":
@@ -230,13 +238,12 @@ def convert_precision(symbol, dtype):
             data_names=["data"],
             cast_optional_params=False,
         )
-    graph = json.loads(symbol.tojson())
+    graph = _read_graph(symbol)
     for node in graph["nodes"]:
-        if (
-            node["op"] in ("Cast", "cast")
-            and graph["nodes"][node["inputs"][0][0]]["name"] == "data"
-        ):
+        if node["op"] in ("Cast", "cast"):
             node["attrs"]["dtype"] = "float16"
+        elif node["op"] == "null":
+            node.get("attrs", {}).pop("__dtype__", None)  # Gluon fixes its parameters to float32
     half = mx.sym.load_json(json.dumps(graph))
     logits = half.get_internals()[_logits_name(half)]
     softmax = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
@@ -323,7 +330,7 @@ def freeze(symbol, pattern):
 
 def _edit(symbol, chosen, **attributes):
     """Return the symbol with attributes changed at every node for which `chosen(op, name)`."""
-    graph = json.loads(symbol.tojson())
+    graph = _read_graph(symbol)
     for node in graph["nodes"]:
         if chosen(node["op"], node["name"]):
             node.setdefault("attrs", {}).update(attributes)

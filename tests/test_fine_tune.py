@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from common import checkpoint
+from common.devices import supports_bfloat16
 from common.files import ROOT
 
 
@@ -147,6 +148,19 @@ def test_from_scratch_takes_the_network_and_none_of_its_weights(
     assert trained.keys() == before.keys()
     for name in before.keys() - {"fc1_weight"}:
         assert not name.endswith("_weight") or abs(trained[name] - before[name]).mean() > 1e-3
+
+
+@pytest.mark.skipif(not supports_bfloat16()[0], reason="no bfloat16 here")
+def test_bfloat16_tracks_float32_and_is_not_float32(script, flags, tmp_path):
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        script("fine-tune.py", *flags, "--dtype", dtype, "--model-prefix", tmp_path / dtype)
+        with open(tmp_path / f"{dtype}-log.csv") as stream:
+            losses.append([float(row["val_loss"]) for row in csv.DictReader(stream)])
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    for name, array in weights(tmp_path / "bfloat16", 3).items():
+        assert array.dtype == np.float32, name
 
 
 def test_only_the_newest_and_the_best_checkpoints_are_kept(script, flags, tmp_path):

@@ -1,9 +1,12 @@
 """Symbols: the zoo's ResNets, the head, the precision."""
 
+import argparse
+
 import numpy as np
 import pytest
 
 from common import modelzoo, network
+from common.data import normalize_input
 from common.files import UserError
 from common.find_mxnet import mx
 from common.trainer import Trainer
@@ -185,6 +188,27 @@ def test_float16_keeps_batch_norm_and_softmax_in_float32():
     assert of["bn0_gamma"] == np.float32
     assert outputs == [np.float32]
     assert half.list_outputs() == ["softmax_output"]
+
+
+def test_float16_reaches_the_weights_behind_any_beginning():
+    """Behind a cast of its own and --rgb-mean, and in parameters that Gluon fixed to float32."""
+    data = mx.sym.Cast(mx.sym.Variable("data"), dtype="float32")
+    weight = mx.sym.Variable("conv0_weight", attr={"__dtype__": "0"})
+    body = mx.sym.Convolution(data, weight, kernel=(3, 3), num_filter=4, name="conv0")
+    symbol = network._classify(mx.sym.Flatten(body), 3, "fc1")
+    flags = argparse.Namespace(rgb_mean="120,110,100", rgb_std="60,50,40")
+    half = network.convert_precision(normalize_input(symbol, flags), "float16")
+    types, _, _ = half.infer_type(data="uint8")
+    of = dict(zip(half.list_arguments(), types))
+    assert of["conv0_weight"] == of["fc1_weight"] == np.float16
+
+
+@pytest.mark.skipif(not hasattr(mx.sym, "amp_cast"), reason="this MXNet has no AMP")
+def test_a_network_in_another_precision_keeps_its_casts_when_it_is_changed():
+    body = mx.sym.amp_cast(mx.sym.Variable("data"), dtype="float16")
+    symbol = mx.sym.SoftmaxOutput(body, name="softmax")
+    scaled = network.scale_loss(symbol, 128)
+    assert [node["op"] for node in network.read_nodes(scaled)].count("amp_cast") == 1
 
 
 def test_frozen_layers_do_not_drift():
