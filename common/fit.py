@@ -151,7 +151,6 @@ class Run:
     def __init__(self, args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store):
         self.args, self.symbol, self.head = args, symbol, head
         self.train, self.val, self.kv_store = train, val, kv_store
-        self.arg_params, self.aux_params = arg_params, aux_params
         self.top_ks = parse_top_k(args.top_k)
         self.is_first = rank(kv_store) == 0
         frozen = ()
@@ -190,7 +189,7 @@ class Run:
             schedule.optimizer_settings(args, updates, begin_epoch, args.dtype),
             states,
         )
-        if begin_epoch and not states and self.trainer.state_arrays_per_weight():
+        if begin_epoch and not states and self.trainer.checkpoint_bytes()[1]:
             # The servers of dist_async keep the state, and no file does.
             path = checkpoint.states_path(args.model_prefix, begin_epoch)
             logging.warning("%s: not found; the optimizer begins without a past", path)
@@ -236,6 +235,10 @@ class Run:
         path = checkpoint.params_path(self.args.model_prefix, saved)
         return f"the last checkpoint is {path}: go on with --resume, or --load-epoch {saved}"
 
+    def _diverged(self, what, saved):
+        lower = "--lr or --loss-scale" if self.args.dtype == "float16" else "--lr"
+        return UserError(f"{what}; {self._way_on(saved)}, with a lower {lower}")
+
     def train_epoch(self, epoch):
         """Train with every batch once; returns the `EpochMeter` that has counted them."""
         seed_mxnet(self.args.seed, epoch, rank(self.kv_store))
@@ -261,10 +264,8 @@ class Run:
         size = len(outputs) - batch.pad
         meter.add(number, outputs.asnumpy()[:size], batch.label[0].asnumpy()[:size])
         if not math.isfinite(meter.tally.loss):
-            raise UserError(
-                f"the loss is no number any more in epoch {epoch}, batch {number};"
-                f" {self._way_on(epoch)}, with a lower --lr"
-            )
+            what = f"the loss is no number any more in epoch {epoch}, batch {number}"
+            raise self._diverged(what, epoch)
 
     def _save(self, epochs_done, meter):
         """Write the checkpoint, then its row of the log, which says that it is of this run."""
@@ -272,10 +273,8 @@ class Run:
         for name, array in {**arg_params, **aux_params}.items():
             # Activations such as ReLU turn NaN into 0, so that the loss alone may hide it.
             if not np.isfinite(array.asnumpy()).all():
-                raise UserError(
-                    f"the weights are no numbers any more after epoch {epochs_done - 1} ({name});"
-                    f" {self._way_on(epochs_done - 1)}, with a lower --lr"
-                )
+                what = f"the weights are no numbers any more after epoch {epochs_done - 1} ({name})"
+                raise self._diverged(what, epochs_done - 1)
         prefix = self.args.model_prefix
         if self.average is not None:
             averages = {**arg_params, **self.average.weights}
@@ -323,10 +322,9 @@ class Run:
                 checkpoint.prune(prefix, self.args.keep, epochs_done, best)
 
     def _checkpoint_bytes(self):
-        arrays = [*self.arg_params.values(), *self.aux_params.values()]
-        weights = sum(4 * int(np.prod(array.shape)) for array in arrays)
-        states = self.trainer.state_arrays_per_weight() * weights
-        return weights * (2 if self.average is not None else 1) + states
+        params, states = self.trainer.checkpoint_bytes()
+        averages = () if self.average is None else self.average.weights.values()
+        return params + sum(4 * array.size for array in averages) + states
 
     def _check_disk(self):
         """Tell what all checkpoints of this run need; refuse where the disk has not as much."""

@@ -167,10 +167,17 @@ class Trainer:
                 arrays[f"number:{name}"] = mx.nd.array([value], dtype=np.float64)
         return arrays
 
-    def state_arrays_per_weight(self):
-        """How many arrays of a weight's size the optimizer keeps: 0 for plain SGD, 2 for Adam."""
-        weight = mx.nd.zeros((1,), dtype=np.float32)
-        return len(_flatten(self._module._optimizer.create_state_multi_precision(0, weight)))
+    def checkpoint_bytes(self):
+        """Return how large a checkpoint is: (bytes of the parameters, of the optimizer's state)."""
+        group, optimizer = self._module._exec_group, self._module._optimizer
+        num_params = num_states = 0
+        for name, arrays in zip(group.param_names, group.param_arrays):
+            num_params += _num_bytes(arrays[0])
+            if name not in self._frozen:
+                one = mx.nd.zeros((1,), dtype=arrays[0].dtype)
+                state = _flatten(optimizer.create_state_multi_precision(0, one))
+                num_states += arrays[0].size * sum(map(_num_bytes, state))
+        return num_params + sum(_num_bytes(arrays[0]) for arrays in group.aux_arrays), num_states
 
     def _restore(self, saved):
         optimizer, group = self._module._optimizer, self._module._exec_group
@@ -213,6 +220,10 @@ class Trainer:
             for name, value in vars(self._module._optimizer).items()
             if isinstance(value, float) and name != "lr"
         }
+
+
+def _num_bytes(array):
+    return array.size * np.dtype(array.dtype).itemsize
 
 
 def _flatten(state):

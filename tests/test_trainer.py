@@ -1,11 +1,12 @@
 """One batch forward, backward and into the weights, on one device and on several."""
 
 import argparse
+import os
 
 import numpy as np
 import pytest
 
-from common import checkpoint, network, schedule
+from common import checkpoint, devices, network, schedule
 from common.files import UserError
 from common.find_mxnet import mx
 from common.trainer import Trainer
@@ -33,15 +34,24 @@ def plain_network():
     return network.take_raw_images(mx.sym.SoftmaxOutput(logits, name="softmax"))
 
 
-def make_trainer(symbol, flags=(), contexts=None, params=({}, {}), states=None, epochs_done=0):
-    """A trainer whose epochs have two batches."""
+def make_trainer(
+    symbol,
+    flags=(),
+    contexts=None,
+    params=({}, {}),
+    states=None,
+    epochs_done=0,
+    dtype="float32",
+):
+    """A trainer whose epochs have two batches, with the factor that fine-tune.py gives its head."""
     parser = argparse.ArgumentParser()
     schedule.add_schedule_args(parser)
     args = parser.parse_args(["--mom", "0.9", "--wd", "0.0001", "--lr", "0.05", *flags])
     mx.random.seed(5)
-    trainer = Trainer(symbol, contexts or [mx.cpu()], SHAPE)
+    scale = 128.0 if dtype == "float16" else 1.0
+    trainer = Trainer(symbol, contexts or [mx.cpu()], SHAPE, dtype, (), scale, {"fc1_weight": 1.0})
     trainer.initialise(*params)
-    settings = schedule.optimizer_settings(args, 2, epochs_done, "float32")
+    settings = schedule.optimizer_settings(args, 2, epochs_done, dtype)
     trainer.start_optimizer("device", args.optimizer, settings, states)
     return trainer
 
@@ -66,14 +76,14 @@ def test_statistics_are_read_after_the_last_batch_has_written_them():
         np.testing.assert_allclose(read, by_hand, rtol=1e-4)
 
 
-def test_a_validation_between_batches_changes_nothing_and_sees_all_of_them():
-    trainer, undisturbed = make_trainer(tiny_network()), make_trainer(tiny_network())
+def test_a_validation_between_batches_sees_all_of_them_and_changes_nothing():
+    watched, patient = make_trainer(tiny_network()), make_trainer(tiny_network())
     for number in range(4):
-        trainer.train(batch(number))
-        undisturbed.train(batch(number))
-        trainer.predict(batch(99))
-    mx.nd.waitall()
-    np.testing.assert_array_equal(trainer.predict(batch(99)), undisturbed.predict(batch(99)))
+        watched.train(batch(number))
+        seen = watched.predict(batch(99))  # at once, while the batch is still computed
+        patient.train(batch(number))
+        mx.nd.waitall()
+        np.testing.assert_array_equal(seen, patient.predict(batch(99)))
 
 
 @pytest.mark.parametrize("optimizer", schedule.optimizers())
@@ -119,11 +129,67 @@ def test_an_optimizer_whose_copies_would_drift_apart_is_refused_on_two_devices(o
         make_trainer(plain_network(), ("--optimizer", optimizer), [mx.cpu(0), mx.cpu(1)])
 
 
+@pytest.mark.parametrize("flags", [(), ("--mom", "0"), ("--optimizer", "adam")])
+def test_a_checkpoint_is_as_large_as_foretold(tmp_path, flags):
+    trainer = make_trainer(network.take_raw_images(network.build_resnet(10, 500, width=16)), flags)
+    trainer.train(batch(0))
+    prefix = str(tmp_path / "net")
+    checkpoint.save(prefix, 1, trainer.symbol, *trainer.params(), trainer.states())
+    paths = checkpoint.params_path(prefix, 1), checkpoint.states_path(prefix, 1)
+    sizes = [os.path.getsize(path) if os.path.exists(path) else 0 for path in paths]
+    for size, foretold in zip(sizes, trainer.checkpoint_bytes()):
+        assert foretold <= size <= 1.05 * foretold
+
+
 def test_states_of_another_optimizer_are_refused(tmp_path):
     trainer = make_trainer(plain_network())
     trainer.train(batch(0))
     with pytest.raises(UserError, match="use the --optimizer, --mom and --freeze"):
         make_trainer(plain_network(), ("--optimizer", "adam"), states=trainer.states())
+
+
+def without_products():
+    """A classifier of the mean colour; MXNet multiplies no float16 matrices on a CPU."""
+    colors = mx.sym.mean(mx.sym.Variable("data") / 255, axis=(2, 3))
+    weight = mx.sym.Variable("fc1_weight", shape=(5, 3))
+    logits = mx.sym.broadcast_mul(mx.sym.expand_dims(colors, 1), mx.sym.expand_dims(weight, 0))
+    return network.take_raw_images(mx.sym.SoftmaxOutput(mx.sym.sum(logits, axis=2), name="softmax"))
+
+
+def test_float16_takes_small_steps_by_its_masters_and_goes_on_with_them():
+    """Each step is less than float16 can tell from none at all."""
+    flags = ("--lr", "0.0005", "--lr-step-epochs", "", "--mom", "0", "--wd", "0")
+    begin = {"fc1_weight": mx.nd.array(np.random.RandomState(0).randint(-2, 3, (5, 3)))}, {}
+    single = make_trainer(without_products(), flags, params=begin)
+    half = make_trainer(without_products(), flags, params=begin, dtype="float16")
+    for _ in range(50):
+        single.train(batch(0))
+        assert half.train(batch(0)).dtype == np.float32
+    masters = half.states()
+    assert half.params()[0]["fc1_weight"].dtype == np.float16
+    expected = single.params()[0]["fc1_weight"].asnumpy()
+    start = begin[0]["fc1_weight"].asnumpy()
+    got = masters["state:fc1_weight/0"].asnumpy()
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got - start, expected - start, rtol=0.02, atol=1e-5)
+    states = {name: array.copy() for name, array in masters.items()}
+    resumed = make_trainer(without_products(), flags, None, half.params(), states, 1, "float16")
+    for trainer in (half, resumed):
+        trainer.train(batch(1))
+    ends = [trainer.states()["state:fc1_weight/0"].asnumpy() for trainer in (half, resumed)]
+    np.testing.assert_array_equal(*ends)
+
+
+@pytest.mark.skipif(not devices.supports_bfloat16()[0], reason="no bfloat16 here")
+def test_bfloat16_is_what_the_network_computes_in():
+    single = make_trainer(tiny_network())
+    half = make_trainer(tiny_network(), dtype="bfloat16")
+    for number in range(2):
+        expected = single.train(batch(number)).asnumpy()
+        probabilities = half.train(batch(number)).asnumpy()
+        assert (probabilities != expected).any()
+        np.testing.assert_allclose(probabilities, expected, atol=0.05)
+    assert {array.dtype for part in half.params() for array in part.values()} == {np.float32}
 
 
 def test_the_loss_scale_leaves_the_update_as_it_is():
