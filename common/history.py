@@ -60,8 +60,8 @@ class EpochMeter:
     def __init__(self, epoch, train, lines_apart, top_ks):
         self.epoch, self.tally = epoch, Tally(top_ks)
         self._lines_apart, self._recent = lines_apart, Tally(top_ks)
-        self._bar = None
-        if on_terminal():
+        self._bar, self._batch_size = None, train.batch_size
+        if on_terminal():  # the last batch counts as a whole one
             self._bar = Progress(train.num_batches * train.batch_size, f"Epoch {epoch}")
         self._start = self._line_start = time.monotonic()
 
@@ -78,7 +78,7 @@ class EpochMeter:
         self.tally.add(probabilities, labels)
         self._recent.add(probabilities, labels)
         if self._bar is not None:
-            self._bar.update(len(labels))
+            self._bar.update(self._batch_size)
         elif (number + 1) % self._lines_apart == 0:
             now = time.monotonic()
             speed = self._recent.images / (now - self._line_start)

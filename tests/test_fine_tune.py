@@ -1,12 +1,17 @@
 """Training as a user starts it: checkpoints, resume, and what is said when something is wrong."""
 
+import contextlib
 import csv
+import fcntl
 import json
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 
 import numpy as np
@@ -86,6 +91,21 @@ def test_mxnets_own_tool_reads_the_log(script, flags, tmp_path):
         float(last["top1"]),
         float(last["val_top1"]),
     ]
+
+
+def test_on_a_terminal_a_bar_tells_the_time_left(flags):
+    ours, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 30, 100, 0, 0))
+    command = [sys.executable, "fine-tune.py", *flags, "--num-epochs", "1"]
+    with subprocess.Popen(command, stderr=terminal, cwd=ROOT) as running:
+        os.close(terminal)
+        said = b""
+        with contextlib.suppress(OSError):  # the terminal's other end is closed
+            while True:
+                said += os.read(ours, 4096)
+    assert running.returncode == 0
+    assert re.search(r"Epoch 0:  25%.*16/64 \[\d\d:\d\d<\d\d:\d\d, .*images/s", said.decode())
+    assert b"Batch [2]" not in said
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
