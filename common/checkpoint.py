@@ -65,8 +65,12 @@ def save_arrays(path, arrays):
             params_file.verify(temporary)
             params_file.seal(temporary)
         except (mx.base.MXNetError, UserError) as error:
+            # MXNet does not tell why. To write as much ourselves does: the disk is full, say.
+            with open(temporary, "wb") as stream:
+                for array in arrays.values():
+                    stream.write(bytes(array.asnumpy().nbytes + 1024))  # its name and shape, too
             raise UserError(
-                f"{path}: could not be written whole ({last_line(error)}); is the disk full?"
+                f"{path}: could not be written whole ({last_line(error)}); try again"
             ) from None
 
 
