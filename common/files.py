@@ -194,6 +194,8 @@ def _lock(temporary, path, what="writing it"):
         except BlockingIOError:
             os.close(descriptor)
             raise UserError(f"{path}: another run is {what}; wait for it or stop it") from None
+        except OSError:  # a file system without locks, as some of a cluster's: go without
+            return descriptor
         # Between open and flock the file may have been renamed away by the run that held it.
         try:
             if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):

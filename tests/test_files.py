@@ -2,10 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
-from common.files import UserError, atomic_open, held, replacing, require_file
+from common.files import ROOT, UserError, atomic_open, held, replacing, require_file
 from tests.conftest import limit_file_size
 
 
@@ -60,6 +62,20 @@ def test_a_second_writer_of_the_same_file_is_refused(tmp_path, python):
     assert second.returncode == 2
     assert second.stderr == f"-c: {path}: another run is writing it; wait for it or stop it\n"
     assert path.read_text() == "first"
+
+
+@pytest.mark.skipif(
+    subprocess.run(["sh", "-c", "strace true"], capture_output=True).returncode != 0,
+    reason="strace is not here, or may not trace",
+)
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path):
+    path = tmp_path / "train.lst"
+    code = f"from common.files import atomic_open\nwith atomic_open({str(path)!r}) as stream: pass"
+    no_locks = ["strace", "-f", "-qq", "-e", "trace=flock", "-e", "inject=flock:error=ENOSYS"]
+    done = subprocess.run([*no_locks, sys.executable, "-c", code], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert b"INJECTED" in done.stderr
+    assert os.listdir(tmp_path) == ["train.lst"]
 
 
 def test_a_lock_ends_with_its_process(tmp_path, python):
