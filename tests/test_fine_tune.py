@@ -132,6 +132,14 @@ def test_resume_passes_over_a_damaged_checkpoint(script, flags, tmp_path):
     assert "run-0002.params" in said
 
 
+def test_a_new_run_goes_on_from_itself_and_not_from_what_was_there(script, flags, tmp_path):
+    script("fine-tune.py", *flags)
+    script("fine-tune.py", *flags, "--num-epochs", 1, "--seed", 5)
+    said = script("fine-tune.py", *flags, "--num-epochs", 2, "--seed", 5, "--resume").stderr
+    assert re.search(r"passed over: .*run-0003\.params: of an earlier run", said)
+    assert re.search(r"resuming from .*run-0001\.params", said)
+
+
 def test_a_checkpoint_that_is_not_there_is_no_silent_restart(script, flags, tmp_path):
     said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
     assert "run-symbol.json: not found" in said
