@@ -282,6 +282,26 @@ def test_a_flag_that_has_nothing_to_do_is_named(folder, caplog, flags, idle):
     assert [text.split(":")[0] for text in caplog.messages] == idle
 
 
+@pytest.mark.parametrize(
+    ("flags", "ratio", "stretch"),
+    [
+        ("", (3 / 4, 4 / 3), (1, 1)),
+        ("--max-random-aspect-ratio 0.25", (0.75, 1.25), (1, 1)),
+        ("--max-random-aspect-ratio 1.5", (1 / 1.5, 1.5), (1, 1)),
+        ("--min-random-aspect-ratio 0.5", (0.5, 1), (1, 1)),
+        ("--min-random-aspect-ratio 0.9 --max-random-aspect-ratio 1.2", (0.9, 1.2), (1, 1)),
+        ("--random-resized-crop 0", (1, 1), (1, 1)),
+        ("--random-resized-crop 0 --max-random-aspect-ratio 0.25", (1, 1), (0.75, 1.25)),
+    ],
+)
+def test_an_aspect_ratio_is_a_distance_from_1_where_no_least_one_is_given(
+    folder, flags, ratio, stretch
+):
+    settings = data_flags.augmentation_of(parse(folder, *flags.split()), 72)
+    assert settings.aspect_ratio == pytest.approx(ratio)
+    assert settings.stretch == pytest.approx(stretch)
+
+
 def test_level_0_is_the_validation_preset(folder):
     pixels = [{}, {}]
     for iterator, seen in zip(iterators(folder, "--data-aug-level", 0), pixels):

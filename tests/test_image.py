@@ -123,6 +123,15 @@ def test_fast_decoding_halves_only_what_stays_large_enough(photograph):
     assert abs(halved - resized).mean() < 3
 
 
+def test_training_s_fast_decoding_leaves_no_crop_to_be_enlarged():
+    side, rng = Augmentation().least_side(320, 320), np.random.default_rng(0)
+    boxes = [aug.random_box(side, side, (0.3, 1), (3 / 4, 4 / 3), rng) for _ in range(3000)]
+    smallest = min(min(height, width) for _, _, height, width in boxes)
+    assert 320 <= smallest < 335
+    plain = Augmentation(random_resized_crop=False, shorter_side=360, scale=(0.5, 1.0))
+    assert plain.least_side(320, 320) == 720
+
+
 # Crops --------------------------------------------------------------------------------------------
 
 
@@ -131,6 +140,14 @@ def test_the_shorter_side_is_resized_as_mxnet_does(height, width):
     image = make_photograph(2, height, width)
     theirs = mx.image.resize_short(mx.nd.array(image, dtype="uint8"), 150, interp=1).asnumpy()
     np.testing.assert_array_equal(images.resize_shorter_side(image, 150), theirs)
+
+
+def test_the_ends_of_a_line_are_cut_off_before_it_is_resized():
+    line = coordinates(1, 200)
+    assert images.shorten(line).shape == (1, 32, 3)
+    assert images.shorten(line)[0, 0, 0] == 84
+    assert images.resize_shorter_side(line, 360).shape == (360, 360 * 32, 3)
+    assert images.shorten(coordinates(200, 7)).shape == (200, 7, 3)
 
 
 def test_centre_and_corners_are_where_they_should_be():

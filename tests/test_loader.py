@@ -81,6 +81,12 @@ def test_every_epoch_has_its_own_order_and_its_own_crops(rec):
     assert (views[0][5] == views[2][5]).all() and (views[0][5] != views[1][5]).any()
 
 
+def test_every_place_of_an_epoch_has_its_own_crop_of_one_and_the_same_image(encoded, tmp_path):
+    rec = write_records(tmp_path / "same", encoded[:1] * 40, [0] * 40)
+    batches = list(load(RecordSource(rec), train, batch_size=8))
+    assert len({image.tobytes() for batch in batches for image in batch.images}) == 40
+
+
 def test_another_seed_gives_another_order(rec):
     orders = [keys(load(RecordSource(rec), shuffle=True, seed=seed)) for seed in (0, 1)]
     assert orders[0] != orders[1]
@@ -150,6 +156,12 @@ def test_balance_makes_classes_equal_within_one_image_and_keeps_the_length():
         assert np.bincount(labels[order]).tolist() == pytest.approx([333] * 3, abs=1)
         times = np.bincount(order[labels[order] == 2], minlength=999)[990:]
         assert set(times) == {37} or times.max() - times.min() <= 1
+
+
+def test_classes_come_mixed_in_a_balanced_epoch():
+    labels = np.repeat([0, 1, 2], [900, 90, 9])
+    first = labels[epoch_order(999, True, 0, 0, labels, class_balance=1.0)][:300]
+    assert np.bincount(first).tolist() == pytest.approx([100] * 3, abs=30)
 
 
 def test_half_a_balance_goes_by_the_square_root_and_none_changes_nothing():
@@ -237,6 +249,16 @@ def test_a_damaged_record_is_passed_over_too(rec, tmp_path):
     loader = load(RecordSource(str(path)))
     assert keys(loader)[4:7] == [4, 6, 6] and list(loader.bad) == [5]
     assert max(loader.source.labels()) == max(LABELS)
+
+
+def test_a_record_whose_label_is_no_class_is_passed_over(encoded, tmp_path):
+    rec = write_records(tmp_path / "train", encoded[:4], [0, 900, 2, -1])
+    source = RecordSource(rec)
+    source.num_classes = 3
+    loader = load(source, max_bad_images=0.5)
+    (batch,) = loader
+    assert batch.keys.tolist() == [0, 2, 2, 0] and batch.labels.tolist() == [0, 2, 2, 0]
+    assert loader.bad == {1: "has the label 900, of 3 classes", 3: "has the label -1, of 3 classes"}
 
 
 def test_a_missing_file_is_missing(encoded, tmp_path):

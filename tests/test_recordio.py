@@ -142,6 +142,7 @@ def test_a_record_file_that_is_cut_short_is_refused(tmp_path, keep):
         ("7\t0\n3\t44\n", "is not the index of"),
         ("7\t0\n3\t99999999\n", "is not the index of"),
         ("7\t-8\n", "is not the index of"),
+        ("7\t0\n3\t0\n12\t84\n", "is not the index of"),  # two keys at one place
     ],
 )
 def test_an_index_of_something_else_is_refused(tmp_path, content, message):

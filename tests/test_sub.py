@@ -23,6 +23,7 @@ from common.loader import Batch, RecordSource
 from common.network import build_resnet, read_nodes, take_raw_images
 from common.predict import Predictor, load_views, settle_view_args
 from common.quantize import quantize
+from common.recordio import read_list
 from tests.conftest import with_orientation
 
 needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
@@ -148,6 +149,15 @@ def test_records_and_photographs_give_the_same_rows(folder, sub):
     writer.close()
     (folder / "test2017" / "t0.jpg").unlink()
     assert sub(folder, "1", "-1") == expected
+
+
+def test_of_val_only_what_the_records_hold_is_scored(folder, sub, script):
+    shutil.copy(folder / "val2017.json", folder / "train2017.json")
+    script("mx_list.py", "--data-dir", folder, "--val-into-train", 0.5)
+    script("im2rec.py", folder / "val", folder)
+    rest = {entry.index for entry in read_list(folder / "val.lst")}
+    assert len(rest) == 6
+    assert set(sub(folder, "1", "cpu", "--set", "val")) == rest
 
 
 def test_training_and_submission_see_the_same_pixels(tmp_path):
