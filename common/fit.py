@@ -197,9 +197,11 @@ class Run:
         if args.ema:
             self.average = MovingAverage(args.ema, self.trainer.weights())
             prefix = f"{args.model_prefix}-ema"
-            if begin_epoch:
-                _, averages, _ = checkpoint.load(prefix, begin_epoch)
-                self.average.restore(averages, checkpoint.params_path(prefix, begin_epoch))
+            path = checkpoint.params_path(prefix, begin_epoch)
+            if begin_epoch and os.path.exists(path):
+                self.average.restore(checkpoint.load(prefix, begin_epoch)[1], path)
+            elif begin_epoch:
+                logging.warning("%s: not found; the moving average begins with these weights", path)
 
     def train_epochs(self):
         """Train, save and validate every epoch that is left."""

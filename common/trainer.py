@@ -90,8 +90,9 @@ class Trainer:
         # Updates are made on the devices, where their state can be read and saved; the KVStore
         # sums the gradients. Only asynchronous servers have to update by themselves.
         os.environ["MXNET_UPDATE_ON_KVSTORE"] = str(int(kind == "dist_async"))
+        self._num_workers = getattr(kv_store, "num_workers", 1)
         # In dist_async every worker's gradients are an update of their own.
-        workers = 1 if kind == "dist_async" else getattr(kv_store, "num_workers", 1)
+        workers = 1 if kind == "dist_async" else self._num_workers
         if name.lower() in _DRIFTING and kind != "dist_async" and len(self.contexts) * workers > 1:
             raise UserError(
                 f"--optimizer {name}: updates each device's copy of the weights in another way;"
@@ -111,7 +112,7 @@ class Trainer:
 
     @property
     def learning_rate(self):
-        """The rate of the last update."""
+        """The rate of the last update; in dist_async where the workers were equally fast."""
         return self._module._optimizer.learning_rate
 
     def train(self, batch):
@@ -122,6 +123,10 @@ class Trainer:
         """
         self._module.forward_backward(batch)
         self._module.update()
+        if (
+            self._module._update_on_kvstore
+        ):  # the servers' optimizers count, and ours tells the rate
+            self._module._optimizer.num_update += self._num_workers
         self._unsettled = True
         # A copy: the next batch overwrites the outputs.
         return self._module.get_outputs()[0].copyto(mx.cpu())

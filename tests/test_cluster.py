@@ -1,5 +1,6 @@
 """One training on several machines, here all of them this one."""
 
+import csv
 import os
 import signal
 import stat
@@ -75,6 +76,21 @@ def test_two_workers_train_as_one_with_the_joint_batch(flags, tmp_path):
             got[name].asnumpy(), expected[name].asnumpy(), atol=1e-5, err_msg=name
         )
     assert processes_of(two) == []
+
+
+@pytest.mark.parametrize("kv_store", ["dist_async", "dist_device_sync"])
+def test_the_other_ways_to_share_gradients_end_and_log_their_rates(flags, tmp_path, kv_store):
+    prefix = str(tmp_path / kv_store)
+    worker = [*FINE_TUNE, *flags, "--batch-size", 8, "--model-prefix", prefix]
+    job = cluster("localhost,localhost", "--", *worker, "--kv-store", kv_store)
+    _, said = job.communicate(timeout=200)
+    assert job.returncode == 0, said
+    with open(f"{prefix}-log.csv") as stream:
+        rates = [row["lr"] for row in csv.DictReader(stream)]
+    assert rates == ["", "0.1", "0.01"]
+    before, after = checkpoint.load(str(tmp_path / "plain"), 0)[1], checkpoint.load(prefix, 2)[1]
+    assert (after["conv0_weight"].asnumpy() != before["conv0_weight"].asnumpy()).any()
+    assert processes_of(prefix) == []
 
 
 @pytest.mark.parametrize("victim", ["worker", "job", "cluster.sh"])
