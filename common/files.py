@@ -157,7 +157,8 @@ def held(path, what):
     try:
         yield
     finally:
-        os.remove(lock)
+        with contextlib.suppress(FileNotFoundError):  # where there are no locks, another run did
+            os.remove(lock)
         os.close(descriptor)
 
 
