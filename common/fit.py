@@ -376,7 +376,16 @@ class Run:
         self.train.close()
         self._check_disk()
         epoch = seconds[1] * self.train.num_batches
-        logging.info("memory: %s", devices.memory_in_use(self.trainer.contexts))
+        logging.info(
+            "network: %s images, %d classes, %.1f M parameters",
+            "x".join(map(str, self.train.image_shape)),
+            self.train.num_classes,
+            sum(array.size for array in self.trainer.weights().values()) / 1e6,
+        )
+        contexts = self.trainer.contexts
+        threads = os.environ["OMP_NUM_THREADS"]  # find_mxnet sets it where the user does not
+        logging.info("devices: %s; CPU threads: %s", ", ".join(map(str, contexts)), threads)
+        logging.info("memory: %s", devices.memory_in_use(contexts))
         logging.info(
             "dry run: a batch of %d takes %.2f s (%.1f images/s); an epoch of %d batches about %s,"
             " without validation; nothing was written",

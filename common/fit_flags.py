@@ -128,6 +128,8 @@ def check_flags(args):
     folder = os.path.dirname(os.path.abspath(args.model_prefix))
     if not os.path.isdir(folder):
         raise UserError(f"--model-prefix {args.model_prefix}: there is no folder {folder}; make it")
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--model-prefix {args.model_prefix}: {folder} may not be written to")
 
 
 def parse_top_k(text):

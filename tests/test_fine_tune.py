@@ -206,7 +206,9 @@ def test_a_dry_run_tells_what_is_needed_and_writes_nothing(script, flags, tmp_pa
     said = script("fine-tune.py", *flags, "--dry-run").stderr
     assert "dry run: a batch of 16 takes" in said
     assert "3 checkpoints need" in said
-    assert "memory:" in said
+    assert "network: 3x64x64 images, 6 classes, 0.1 M parameters" in said
+    assert "devices: cpu(0); CPU threads:" in said
+    assert "memory: this process at most" in said
     assert os.listdir(tmp_path) == []
 
 
@@ -217,11 +219,18 @@ def test_reading_is_measured_and_a_batch_is_shown_without_training(script, flags
     assert os.listdir(tmp_path) == ["sheet.png"]
 
 
-def test_a_loss_that_is_no_number_ends_the_run(script, flags, tmp_path):
+def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_good_checkpoint(
+    script, flags, tmp_path
+):
     said = script("fine-tune.py", *flags, "--lr", "1e30", status=2).stderr
     assert "no number" in said
     assert "no epoch was finished, so the run begins anew, with a lower --lr" in said
-    assert "with a lower --lr" in said
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    said = script("fine-tune.py", *flags, "--lr", "1e30", "--resume", status=2).stderr
+    last = said.splitlines()[-1]
+    assert "no number" in last
+    assert f"the last checkpoint is {tmp_path}/run-0001.params: go on with --resume" in last
+    assert checkpoint.find_epochs(str(tmp_path / "run")) == [1]
 
 
 def test_two_runs_of_the_same_prefix_do_not_mix(script, flags, tmp_path):
