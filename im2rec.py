@@ -133,8 +133,10 @@ def pack(prefix, args):
         summary = pack_list(
             f"{prefix}.lst", args.root, settings, args.num_thread, args.strict, args.resume
         )
-    except KeyboardInterrupt:
-        print(f"{prefix}.rec: not done; the same command with --resume goes on", file=sys.stderr)
+    except (KeyboardInterrupt, OSError):
+        if os.path.exists(f"{prefix}.rec.partial"):
+            way_on = "not done; the same command with --resume goes on"
+            print(f"{prefix}.rec: {way_on}", file=sys.stderr)
         raise
     for failure in summary.failures[:FAILURES_SHOWN]:
         print(f"not packed: {failure.path}: {failure.reason}", file=sys.stderr)

@@ -226,7 +226,7 @@ class Run:
                     saved = epoch + 1
                     self._validate(saved)
                     self._prune(saved)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):  # stopped, or the disk is full
             if self.is_first:
                 logging.warning("stopped; %s", self._way_on(saved))
             raise
