@@ -71,6 +71,7 @@ def photographs(tmp_path_factory):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+    (folder / "linked").symlink_to(folder / "Aves")
     return folder
 
 
@@ -334,6 +335,19 @@ def test_verify_finds_a_file_and_a_list_that_differ(script, ours, lines, photogr
     with open(f"{ours}.rec", "ab") as stream:
         stream.write(b"tail")
     assert "bytes behind the last record" in script("im2rec.py", "--verify", ours, status=1).stdout
+
+
+def test_verify_finds_an_index_that_leaves_out_and_repeats(script, ours, photographs):
+    script("im2rec.py", ours, photographs)
+    with open(f"{ours}.idx") as stream:
+        lines = stream.readlines()
+    keys = [line.split()[0] for line in lines]
+    with open(f"{ours}.idx", "w") as stream:
+        stream.writelines([*lines[:3], *lines[4:], lines[7]])
+    out = script("im2rec.py", "--verify", ours, status=1).stdout
+    assert f"1  is in the list, has no record: {keys[3]}\n" in out
+    assert f"  the record before it is not in the index: {keys[4]}, {keys[7]}\n" in out
+    assert f"1  key occurs twice: {keys[7]}\n" in out
 
 
 def test_reindex_makes_the_index_anew(script, ours, photographs):

@@ -170,6 +170,16 @@ def test_crops_for_averaging_begin_with_the_preset_and_end_with_mirrors(photogra
         np.testing.assert_array_equal(crops[num_crops // 2], crops[0][:, ::-1])
 
 
+def test_crops_show_the_corners_of_the_resized_image_and_the_whole_of_its_middle():
+    views = images.eval_crops(coordinates(100, 200), 50, 50, 60, 12)  # resized to 60 x 120
+    (left, top), (right, bottom) = views[1][0, 0, :2], views[4][-1, -1, :2]
+    assert max(left, top) <= 1 and right >= 198 and bottom >= 98
+    assert int(views[1][0, -1, 0]) == pytest.approx(50 * 200 / 120, abs=2)
+    whole = views[5]
+    assert [int(whole[0, 0, 0]), int(whole[0, -1, 0])] == pytest.approx([50, 149], abs=1)
+    assert [int(whole[0, 0, 1]), int(whole[-1, 0, 1])] == pytest.approx([0, 99], abs=1)
+
+
 @pytest.mark.parametrize("shape", [(512, 683), (768, 512), (375, 500), (90, 2000), (300, 301)])
 def test_margins_that_are_cut_before_the_resize_leave_the_centre_as_it_is(shape):
     image = make_photograph(3, *shape)

@@ -241,9 +241,9 @@ def test_a_run_over_finished_files_that_is_stopped_leaves_them_whole(prefix, pho
     assert contents(prefix)[:2] == whole[:2]
 
 
-def run_gen_rec(*arguments, cwd=ROOT):
+def run_gen_rec(*arguments, cwd=ROOT, env=None):
     command = ["sh", os.path.join(ROOT, "gen_rec.sh"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
+    return subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd, env=env)
 
 
 def test_gen_rec_packs_val_and_train_though_some_of_val_fail(prefix, photographs):
@@ -269,3 +269,21 @@ def test_gen_rec_names_the_step_that_makes_a_missing_list(tmp_path):
         done.stderr
         == f"im2rec.py: {tmp_path}/val.lst: not found; make it with: python mx_list.py\n"
     )
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(3, 3), (64, 20)])
+def test_gen_rec_takes_no_more_threads_than_there_are_cores(tmp_path, cores, threads):
+    programs = {"bin/getconf": f"echo {cores}", "venv/bin/python": 'echo "$@"'}
+    for name, line in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{line}\n")
+        path.chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "VENV": os.path.relpath(tmp_path / "venv", ROOT),
+    }
+    done = run_gen_rec(tmp_path, env={**os.environ, **environment})
+    first, second = done.stdout.splitlines()
+    assert f"--num-thread {threads} " in first and first.endswith(f"{tmp_path}/val {tmp_path}")
+    assert f"--num-thread {threads} " in second and second.endswith(f"{tmp_path}/train {tmp_path}")
