@@ -41,6 +41,9 @@ def run_script(main):
     traceback.
     """
     name = os.path.basename(sys.argv[0])
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # closed, as some job runners leave it
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     # A file name may be of other letters than the terminal's, or no letters at all.
     sys.stdout.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)

@@ -122,6 +122,23 @@ def test_a_full_disk_is_one_line(python):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_script_works_with_its_output_closed(tmp_path, python, closed):
+    code = f"""
+    import sys
+    from common.files import run_script
+    from common.progress import Progress
+    def main():
+        with Progress(1, "working") as progress:
+            progress.update()
+        print("done")
+        open({str(tmp_path / "done")!r}, "w").close()
+    run_script(main)
+    """
+    assert python(code, preexec_fn=lambda: os.close(closed)).returncode == 0
+    assert os.listdir(tmp_path) == ["done"]
+
+
 def test_wrong_paths_are_told_apart(tmp_path):
     with pytest.raises(UserError, match="not found; run step 1"):
         require_file(str(tmp_path / "no.json"), "run step 1")
