@@ -85,7 +85,9 @@ def parse_args():
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
     add_view_args(parser)
     args = parser.parse_args()
-    if not args.merge and not args.epoch:
+    if args.merge and args.epoch:
+        parser.error("--merge averages files, and takes no EPOCH and GPU")
+    if not args.merge and not args.gpu:
         parser.error("EPOCH and GPU are needed, as in: sub.py 21 0")
     settle_args(args)
     return args
@@ -103,7 +105,11 @@ def settle_args(args):
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
     args.output = args.output or f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
     if args.merge:
+        if args.save_probs:
+            raise UserError("--save-probs: --merge keeps none; give all the files to one --merge")
         return
+    if args.export_onnx and len(args.networks) > 1:
+        raise UserError("--export-onnx: takes one network; name one EPOCH and one --model-prefix")
     settle_view_args(args, prefixes[0])
     args.devices = contexts(args.gpu or "cpu", "GPU")
     check_dtype(args.dtype, args.devices)

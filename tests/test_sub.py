@@ -294,6 +294,8 @@ def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
         (["7", "cpu"], "net-0007.params: not found; epochs that are there: 1, 2"),
         (["1,2", "cpu", "--weights", "1"], "--weights: must be 2 positive numbers"),
         (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 or more"),
+        (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
+        (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
@@ -301,6 +303,18 @@ def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
     error = script("sub.py", *flags, *arguments, status=2).stderr
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        ([], "EPOCH and GPU are needed"),
+        (["1"], "EPOCH and GPU are needed"),  # and not computed on the CPU for days
+        (["1", "cpu", "--merge", "a.npz"], "--merge averages files, and takes no EPOCH"),
+    ],
+)
+def test_epoch_and_gpu_are_named_as_in_2017(script, arguments, said):
+    assert said in script("sub.py", *arguments, status=2).stderr
 
 
 @pytest.mark.parametrize("image_id", ["1f-uuid", 2**63])
