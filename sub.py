@@ -110,7 +110,7 @@ def settle_args(args):
         return
     if args.export_onnx and len(args.networks) > 1:
         raise UserError("--export-onnx: takes one network; name one EPOCH and one --model-prefix")
-    settle_view_args(args, prefixes[0])
+    settle_view_args(args, prefixes)
     args.devices = contexts(args.gpu or "cpu", "GPU")
     check_dtype(args.dtype, args.devices)
 

@@ -55,10 +55,17 @@ def add_view_args(parser):
     )
 
 
-def settle_view_args(args, model_prefix):
+def settle_view_args(args, model_prefixes):
     """Fill in the sizes that were not named; complain about those that cannot be."""
     if args.crop_size is None:
-        args.crop_size = trained_crop_size(model_prefix) or 320
+        sizes = sorted(set(map(trained_crop_size, model_prefixes)) - {None})
+        if len(sizes) > 1:
+            raise UserError(
+                f"--model-prefix: these networks were trained with {' and '.join(map(str, sizes))}"
+                " pixels; name one size for all with --crop-size, or predict with each, keep the"
+                " probabilities (--save-probs) and average those (--merge)"
+            )
+        args.crop_size = sizes[0] if sizes else 320
     if args.resize is None:
         args.resize = eval_side(args.crop_size, args.crop_size)
     for flag in ("crop_size", "resize", "batch_size", "data_nthreads"):

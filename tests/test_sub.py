@@ -169,7 +169,7 @@ def test_training_and_submission_see_the_same_pixels(tmp_path):
     flags = ["--data-train", rec, "--data-val", rec, "--image-shape", "3,64,64"]
     args = parser.parse_args(flags)
     args.batch_size, args.crop_size, args.crops, args.resize = 6, 64, 1, None
-    settle_view_args(args, "")
+    settle_view_args(args, [])
     _, val = data.get_record_iterators(args)
     (ours,) = load_views(RecordSource(rec), args)
     np.testing.assert_array_equal(ours.images, val.next().data[0].asnumpy())
@@ -315,6 +315,18 @@ def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
 )
 def test_epoch_and_gpu_are_named_as_in_2017(script, arguments, said):
     assert said in script("sub.py", *arguments, status=2).stderr
+
+
+def test_networks_of_different_sizes_need_one_that_is_named(shared, script):
+    flags = ["--data-dir", shared, "--output", shared / "sizes.csv"]
+    for size in (32, 48):
+        save_network(str(shared / f"net{size}"), 1)
+        config = {"flags": {"image_shape": f"3,{size},{size}"}}
+        (shared / f"net{size}-config.json").write_text(json.dumps(config))
+        flags += ["--model-prefix", shared / f"net{size}"]
+    said = script("sub.py", "1", "cpu", *flags, status=2).stderr
+    assert "were trained with 32 and 48 pixels" in said
+    script("sub.py", "1", "cpu", *flags, "--crop-size", 32)
 
 
 @pytest.mark.parametrize("image_id", ["1f-uuid", 2**63])
