@@ -22,6 +22,7 @@ import sys
 import numpy as np
 
 from common import checkpoint, submission
+from common.annotations import annotation_path, read_annotations
 from common.devices import contexts
 from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, run_script
@@ -40,7 +41,7 @@ def main():
     args = parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if args.merge:
-        finish(args, *submission.merge(args.merge, args.weights, args.set))
+        merge(args)
     elif args.export_onnx:
         network = checkpoint.load(*args.networks[0])
         export_onnx(args.export_onnx, *network, (3, args.crop_size, args.crop_size))
@@ -182,6 +183,21 @@ def fingerprint(args, images):
             for name in ("weights", "dtype", "crops", "crop_size", "resize")
         },
     }
+
+
+def merge(args):
+    """Average probability files, check that all images of the test set are in them, and finish."""
+    predictions, category_ids = submission.merge(args.merge, args.weights, args.set)
+    path = annotation_path(args.data_dir, args.set)
+    # Of a validation set only what was packed is predicted; without the JSON nothing is known.
+    if args.set == "test" and os.path.exists(path):
+        wanted = {image_id for image_id, _ in read_annotations(path).images}
+        if wanted != set(predictions.ids.tolist()):
+            raise UserError(
+                f"{args.merge[0]}: its images are not those of {path}; name the folder of their"
+                " JSON: --data-dir"
+            )
+    finish(args, predictions, category_ids)
 
 
 def finish(args, predictions, category_ids, images=None):

@@ -192,6 +192,16 @@ def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
     assert "is of the val set" in sub.said
 
 
+def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub):
+    rows = sub(folder, "1", "cpu", "--save-probs", folder / "a.npz")
+    assert sub(folder, "--merge", folder / "a.npz", output="merged.csv") == rows
+    content = json.loads((folder / "test2017.json").read_text())
+    del content["images"][3]
+    (folder / "test2017.json").write_text(json.dumps(content))
+    sub(folder, "--merge", folder / "a.npz", output="other.csv", status=2)
+    assert "its images are not those of" in sub.said and not (folder / "other.csv").exists()
+
+
 def test_the_scores_are_those_of_the_csv(shared, sub):
     rows = sub(shared, "2", "cpu", "--set", "val", "--crops", "12", output="scores.csv")
     truth = {100 + i: CATEGORY_IDS[i % 6] for i in range(12)}
