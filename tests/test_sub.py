@@ -18,7 +18,7 @@ from common import checkpoint, data, devices
 from common.annotations import find_image
 from common.files import ROOT
 from common.find_mxnet import mx
-from common.image import decode, eval_image
+from common.image import decode, eval_crops, eval_image
 from common.loader import Batch, RecordSource
 from common.network import build_resnet, read_nodes, take_raw_images
 from common.predict import Predictor, load_views, settle_view_args
@@ -190,6 +190,24 @@ def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
     assert sub(shared, "--merge", shared / "p.npz", "--set", "val", output="merged.csv") == rows
     sub(shared, "--merge", shared / "p.npz", status=2)
     assert "is of the val set" in sub.said
+
+
+def test_different_networks_and_ten_views_are_averaged(shared, sub):
+    save_network(str(shared / "other"), 1, width=24)
+    flags = ["--model-prefix", shared / "other", "--weights", "1,2", "--crops", 10, "--resize", 50]
+    sub(shared, "1", "cpu", *flags, "--set", "val", "--save-probs", shared / "ten.npz")
+    views = [
+        eval_crops(decode((shared / f"train_val_images/s/n/v{i}.jpg").read_bytes()), 32, 32, 50, 10)
+        for i in range(12)
+    ]
+    images = np.array(views)[..., ::-1].transpose(1, 0, 4, 2, 3)  # 10 of (12, 3, 32, 32), RGB
+    expected = sum(
+        weight / 30 * module_probabilities(shared / name, 1, view)
+        for name, weight in (("other", 1), ("net", 2))
+        for view in images
+    )
+    with np.load(shared / "ten.npz") as saved:
+        np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-6)
 
 
 def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub):
