@@ -141,7 +141,8 @@ def predict(args):
         )
     row_type = submission.row_type(len(category_ids), bool(args.save_probs))
     settings = fingerprint(args, images)
-    with submission.PartialRows(args.output, settings, row_type, args.resume) as rows:
+    together = args.batch_size * len(args.devices)
+    with submission.PartialRows(args.output, settings, row_type, args.resume, together) as rows:
         rest = Selection(images.source, range(len(rows), len(images.source)))
         with Progress(len(rest), "predicting") as progress:
             for batch, probabilities in predictor.predict(load_views(rest, args)):

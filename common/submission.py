@@ -74,11 +74,16 @@ class PartialRows:
 
     The file is one line of JSON, which says what the rows depend on, and the rows themselves.
 
+    Args:
+        together: rows of one round of batches over the devices. A run goes on behind whole rounds,
+            so that every image is computed where it would have been: in bfloat16, two devices
+            round differently.
+
     Raises:
         UserError: `resume` is asked for and the file belongs to a run with other settings.
     """
 
-    def __init__(self, output, fingerprint, dtype, resume=False):
+    def __init__(self, output, fingerprint, dtype, resume=False, together=1):
         folder, name = os.path.split(os.path.abspath(output))
         self.path, self.dtype = os.path.join(folder, f".tmp-{name}.rows"), dtype
         self._output = output
@@ -89,8 +94,9 @@ class PartialRows:
         self._stream = open(self.path, "r+b" if going_on else "w+b", buffering=0)  # noqa: SIM115
         if not going_on:
             self._write(header)
-        # A killed run may have left half a row.
-        self._stream.truncate(self._offset + len(self) * dtype.itemsize)
+        # A killed run may have left half a row, or half a round.
+        num_whole = len(self) // together * together
+        self._stream.truncate(self._offset + num_whole * dtype.itemsize)
         self._stream.seek(0, os.SEEK_END)
 
     def _is_begun(self, header):

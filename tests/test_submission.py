@@ -159,6 +159,15 @@ def test_a_full_disk_names_the_csv(tmp_path, python):
     assert reason.startswith(f"-c: {tmp_path}/s.csv: the file size limit")
 
 
+def test_interrupted_rows_go_on_behind_the_last_round_of_all_devices(tmp_path):
+    """Else the other device would compute an image, and in bfloat16 round it differently."""
+    dtype = row_type(6, save_probabilities=False)
+    with PartialRows(tmp_path / "s.csv", {}, dtype) as rows:
+        rows.append(make_rows(dtype, batch_of(1, 7), random_probabilities(7), labelled=False))
+    with PartialRows(tmp_path / "s.csv", {}, dtype, resume=True, together=2 * 2) as rows:
+        assert rows.read()["id"].tolist() == [1, 2, 3, 4]
+
+
 def test_rows_of_other_flags_are_not_continued(tmp_path):
     dtype = row_type(6, save_probabilities=False)
     PartialRows(tmp_path / "s.csv", {"crops": 1, "dtype": "int8"}, dtype)
