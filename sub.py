@@ -173,17 +173,22 @@ def calibration_images(args):
 
 def fingerprint(args, images):
     """Return what the rows depend on: an interrupted run goes on only where it is the same."""
-    stats = [os.stat(checkpoint.params_path(*network)) for network in args.networks]
     return {
         "checkpoints": [
-            [*name, stat.st_size, stat.st_mtime] for name, stat in zip(args.networks, stats)
+            [*network, *file_state(checkpoint.params_path(*network))] for network in args.networks
         ],
-        "images": [images.path, len(images.source)],
+        "images": [images.path, len(images.source), *file_state(images.path)],
         **{
             name: getattr(args, name)
             for name in ("weights", "dtype", "crops", "crop_size", "resize")
         },
     }
+
+
+def file_state(path):
+    """Return what tells a file from the one that was made anew under its name."""
+    state = os.stat(path)
+    return state.st_size, state.st_mtime
 
 
 def merge(args):

@@ -271,6 +271,19 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
     assert not partial.exists()
 
 
+def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub):
+    rec = write_records(
+        folder / "test", [encode(make_photograph(i, 48, 64)) for i in range(9)], range(9)
+    )
+    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
+    arg_params["fc1_bias"][:] = np.nan
+    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    sub(folder, "1", "cpu", status=2)  # has begun its rows when it finds that out
+    os.utime(rec, times=(time.time() + 9,) * 2)
+    sub(folder, "1", "cpu", "--resume", status=2)
+    assert "the interrupted run differs in images" in sub.said
+
+
 @needs_int8
 def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, sub):
     rows, exact = sub(folder, "1", "cpu", "--dtype", "int8"), sub(folder, "1", "cpu")
