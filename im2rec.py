@@ -114,7 +114,7 @@ def main():
 
 def pack(prefix, args):
     """Pack `PREFIX.lst`; say how it went."""
-    if not os.path.exists(f"{prefix}.lst"):
+    if not os.path.lexists(f"{prefix}.lst"):
         others = ", ".join(sorted(glob.glob(glob.escape(prefix) + "*.lst"))[:3])
         mend = f"name one of {others}" if others else "make it with: python mx_list.py"
         raise UserError(f"{prefix}.lst: not found; {mend}")

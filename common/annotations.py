@@ -34,7 +34,7 @@ def annotation_path(data_dir, set_name, year=2017):
     """Return the path of a set's JSON: `DIR/train2017.json`, or `DIR/train.json` as in 2021."""
     dated = os.path.join(data_dir, f"{set_name}{year}.json")
     plain = os.path.join(data_dir, f"{set_name}.json")
-    return plain if os.path.exists(plain) and not os.path.exists(dated) else dated
+    return plain if os.path.lexists(plain) and not os.path.lexists(dated) else dated
 
 
 def read_annotations(path):

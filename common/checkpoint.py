@@ -103,7 +103,7 @@ def load(prefix, epoch):
 def load_states(prefix, epoch):
     """Return the optimizer's state of a checkpoint, `{name: NDArray}`; empty where it has none."""
     path = states_path(prefix, epoch)
-    return load_arrays(path) if os.path.exists(path) else {}
+    return load_arrays(path) if os.path.lexists(path) else {}
 
 
 def load_arrays(path):

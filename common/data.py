@@ -49,7 +49,7 @@ def get_record_iterators(args, kv_rank=0, kv_num_workers=1):
         return SyntheticIterator(args.batch_size, (3, height, width), num_classes, args.seed), None
     train_source = _open_source(args.data_train, args.data_train_idx, args.data_dir, "train.rec")
     val_source = None
-    if args.data_val or os.path.exists(os.path.join(args.data_dir, "val.rec")):
+    if args.data_val or os.path.lexists(os.path.join(args.data_dir, "val.rec")):
         val_source = _open_source(args.data_val, args.data_val_idx, args.data_dir, "val.rec")
     else:
         logging.warning("%s/val.rec: not found; training goes without validation", args.data_dir)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import signal
+import stat
 import sys
 import threading
 
@@ -103,11 +104,22 @@ def explain_os_error(error):
 
 
 def require_file(path, mend):
-    """Return `path`, or raise `UserError` naming it and the mend where it is no readable file."""
-    if os.path.isdir(path):
+    """Return `path`, or raise `UserError` naming it and the mend where it is no readable file.
+
+    Pipes and devices are none: reading one may never end.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if os.path.islink(path):
+            raise UserError(f"{path}: is a link that leads nowhere; {mend}") from None
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise UserError(f"{path}: not found; {mend}") from None
+        raise
+    if stat.S_ISDIR(mode):
         raise UserError(f"{path}: is a folder, not a file; {mend}")
-    if not os.path.exists(path):
-        raise UserError(f"{path}: not found; {mend}")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: is a pipe or a device, not a file; {mend}")
     if not os.access(path, os.R_OK):
         raise UserError(f"{path}: may not be read; change its permissions (chmod u+r)")
     return path

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 
-from common.files import UserError, atomic_open
+from common.files import UserError, atomic_open, require_file
 from common.progress import Progress, on_terminal
 
 
@@ -110,10 +110,11 @@ def last_epoch(path):
     Raises:
         UserError: the file is no such log.
     """
-    return max(_read_rows(path), default=0) if os.path.exists(path) else None
+    return max(_read_rows(path), default=0) if os.path.lexists(path) else None
 
 
 def _read_rows(path):
+    require_file(path, "move it away and run again")
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             table = csv.DictReader(stream)
@@ -142,7 +143,7 @@ class History:
         self.columns += ["images_per_second", "seconds"]
         self.rows = {}
         if epochs_done:
-            rows = _read_rows(path) if os.path.exists(path) else {}
+            rows = _read_rows(path) if os.path.lexists(path) else {}
             self.rows = {e: row for e, row in rows.items() if e <= epochs_done}
             self.rows.setdefault(epochs_done, {"epoch": epochs_done})
         self._write()

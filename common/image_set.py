@@ -57,8 +57,8 @@ def open_image_set(data_dir, set_name):
     """
     json_path = annotation_path(data_dir, set_name)
     rec_path = os.path.join(data_dir, f"{set_name}.rec")
-    has_records = os.path.exists(rec_path)
-    if has_records and set_name != "test" and not os.path.exists(json_path):
+    has_records = os.path.lexists(rec_path)
+    if has_records and set_name != "test" and not os.path.lexists(json_path):
         annotations = Annotations([])
     else:
         annotations = read_annotations(json_path)
@@ -111,7 +111,7 @@ def read_categories(data_dir):
     """
     for set_name in ("train", "val", "test"):
         path = annotation_path(data_dir, set_name)
-        if os.path.exists(path):
+        if os.path.lexists(path):
             categories = read_annotations(path).categories
             if categories:
                 return categories
@@ -124,6 +124,6 @@ def read_categories(data_dir):
 def train_labels(data_dir):
     """Return the labels of `DIR/train.lst`, (N,) int64; none where there is no such list."""
     path = os.path.join(data_dir, "train.lst")
-    if not os.path.exists(path):
+    if not os.path.lexists(path):
         return np.empty(0, np.int64)
     return np.array([np.atleast_1d(entry.label)[0] for entry in read_list(path)], np.int64)

@@ -122,7 +122,7 @@ def _subtract_mean(mean, symbol, arg_params, aux_params):
 def _find_prefix(name, model_dir):
     """Return the prefix of the files that `name` means, fetched where only the catalogue has it."""
     for prefix in (name, os.path.join(ROOT, name), os.path.join(model_dir, name)):
-        is_there = os.path.exists(checkpoint.symbol_path(prefix))
+        is_there = os.path.lexists(checkpoint.symbol_path(prefix))
         if is_there and (checkpoint.find_epochs(prefix) or name not in CATALOGUE):
             return prefix
     if name in CATALOGUE:

@@ -7,7 +7,7 @@ from collections import deque
 
 import numpy as np
 
-from common.files import UserError
+from common.files import UserError, require_file
 from common.find_mxnet import mx
 from common.image import eval_crops, eval_image, eval_side, mirror
 from common.loader import Loader
@@ -106,11 +106,12 @@ def load_views(source, args, **changes):
 def trained_crop_size(model_prefix):
     """Return the side in pixels that fine-tune.py noted beside a network; None where it did not."""
     path = f"{model_prefix}-config.json"
+    if not os.path.lexists(path):
+        return None
+    require_file(path, "name the image's side in pixels: --crop-size")
     try:
         with open(path, encoding="utf-8") as stream:
             return int(json.load(stream)["flags"]["image_shape"].split(",")[-1])
-    except FileNotFoundError:
-        return None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: does not tell the image shape; name it: --crop-size") from None
 

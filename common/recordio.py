@@ -154,7 +154,7 @@ class RecordFile:
         if self._view[:4] != _MAGIC_BYTES:
             raise UserError(f"{rec_path}: is no RecordIO file; make it with: sh gen_rec.sh")
         beside = os.path.splitext(rec_path)[0] + ".idx"
-        if idx_path is None and os.path.exists(beside):
+        if idx_path is None and os.path.lexists(beside):
             idx_path = beside
         if idx_path is None:
             self.keys, self.offsets = index_records(rec_path)

@@ -144,6 +144,12 @@ def test_wrong_paths_are_told_apart(tmp_path):
         require_file(str(tmp_path / "no.json"), "run step 1")
     with pytest.raises(UserError, match="is a folder, not a file"):
         require_file(str(tmp_path), "run step 1")
+    (tmp_path / "link").symlink_to("link")
+    with pytest.raises(UserError, match="is a link that leads nowhere; run step 1"):
+        require_file(str(tmp_path / "link"), "run step 1")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UserError, match="is a pipe or a device, not a file"):
+        require_file(str(tmp_path / "pipe"), "run step 1")
     with pytest.raises(UserError, match="its folder does not exist"):
         atomic_open(tmp_path / "no" / "train.lst").__enter__()
     with pytest.raises(UserError, match="is a folder; remove it"):
