@@ -25,7 +25,7 @@ from common import checkpoint, submission
 from common.annotations import annotation_path, read_annotations
 from common.devices import contexts
 from common.export import export_onnx
-from common.files import DATA_DIR, MODEL_DIR, UserError, held, run_script
+from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target, run_script
 from common.fit_flags import check_dtype
 from common.image_set import Selection, open_image_set, read_categories, train_labels
 from common.network import convert_precision, take_raw_images
@@ -105,6 +105,8 @@ def settle_args(args):
         raise UserError(f"--weights: must be {count} positive numbers, one for each network")
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
     args.output = args.output or f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
+    for path in filter(None, (args.output, args.save_probs)):
+        require_target(path)
     if args.merge:
         if args.save_probs:
             raise UserError("--save-probs: --merge keeps none; give all the files to one --merge")
@@ -139,6 +141,7 @@ def predict(args):
             f"{args.networks[0][0]}: has {predictor.num_classes} classes, and the JSON of"
             f" {args.data_dir} {len(category_ids)} categories; is it the folder of the training?"
         )
+    frequencies = submission.class_frequencies(train_labels(args.data_dir), len(category_ids))
     row_type = submission.row_type(len(category_ids), bool(args.save_probs))
     settings = fingerprint(args, images)
     together = args.batch_size * len(args.devices)
@@ -148,7 +151,6 @@ def predict(args):
             for batch, probabilities in predictor.predict(load_views(rest, args)):
                 rows.append(submission.make_rows(row_type, batch, probabilities, args.set == "val"))
                 progress.update(len(probabilities))
-        frequencies = submission.class_frequencies(train_labels(args.data_dir), len(category_ids))
         predictions, chunks = submission.arrange(rows.read(), images.wanted_ids, frequencies)
         if not predictions.found.all():
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))

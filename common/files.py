@@ -125,6 +125,17 @@ def require_file(path, mend):
     return path
 
 
+def require_target(path):
+    """Raise `UserError` where no file could be written under this name.
+
+    Whoever writes checks it; before long work it is worth checking earlier.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{path}: is a folder; remove it or choose another name for the file")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(path))):
+        raise UserError(f"{path}: its folder does not exist; make it first")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield a temporary name beside `path`, renamed to `path` where the block ends well.
@@ -137,10 +148,9 @@ def replacing(path):
     Raises:
         UserError: another process is writing `path`, or its folder does not exist.
     """
+    require_target(path)
     folder, name = os.path.split(os.path.abspath(path))
     temporary = os.path.join(folder, f".tmp-{name}")
-    if os.path.isdir(path):
-        raise UserError(f"{path}: is a folder; remove it or choose another name for the file")
     lock = _lock(temporary, path)
     try:
         yield temporary

@@ -337,6 +337,7 @@ def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
         (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 or more"),
         (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
         (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
+        (["1", "cpu", "--save-probs", "nowhere/a.npz"], "nowhere/a.npz: its folder does not exist"),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(shared, script, arguments, said):
