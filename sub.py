@@ -219,6 +219,11 @@ def finish(args, predictions, category_ids, images=None):
     categories = read_categories(args.data_dir)
     if [category.id for category in categories] != list(category_ids):
         raise UserError(f"{args.data_dir}: its categories are not those of {args.merge[0]}")
+    unknown = len(predictions.ids)
+    predictions = predictions.with_truth()
+    unknown -= len(predictions.ids)
+    if unknown:
+        logging.warning("%d images are not scored: their true categories are not known", unknown)
     scores = score(predictions, categories, train_labels(args.data_dir))
     print(format_scores(scores))
     settings = " ".join(["sub.py", *sys.argv[1:]])

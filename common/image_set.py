@@ -96,6 +96,10 @@ class Selection:
         """Return (encoded bytes, label, key) of an image."""
         return self._source.read(int(self._positions[position]))
 
+    def listed_label(self, position):
+        """Return the label of an image that cannot be read."""
+        return self._source.listed_label(int(self._positions[position]))
+
     def name(self, position):
         """Say which image it is, for people."""
         return self._source.name(int(self._positions[position]))

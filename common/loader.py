@@ -60,6 +60,7 @@ class RecordSource:
         self._records = RecordFile(rec_path, idx_path)
         self.num_classes = None
         self.keys = self._records.keys
+        self._listed = None
 
     def __len__(self):
         return len(self._records)
@@ -71,6 +72,13 @@ class RecordSource:
         if self.num_classes is not None and not 0 <= label < self.num_classes:
             raise ValueError(f"has the label {label:g}, of {self.num_classes} classes")
         return record.image, label, record.key
+
+    def listed_label(self, position):
+        """Return the label by the `.lst`, for an image that cannot be read; -1 without one."""
+        if self._listed is None:
+            labels = self._listed_labels()
+            self._listed = np.full(len(self), -1) if labels is None else labels
+        return float(self._listed[position])
 
     def name(self, position):
         """Say which image it is, for people."""
@@ -132,6 +140,10 @@ class FileSource:
         """Return (encoded bytes, label, key) of the image at `position`."""
         with open(self.paths[position], "rb") as stream:
             return stream.read(), float(self._labels[position]), int(self.keys[position])
+
+    def listed_label(self, position):
+        """Return the label, for an image that cannot be read."""
+        return float(self._labels[position])
 
     def name(self, position):
         """Say which image it is, for people."""
@@ -279,6 +291,7 @@ class Loader:
             image = self._read(number, batch, row)
             if image is None:
                 batch.images[row] = 0
+                batch.labels[row] = self.source.listed_label(number)
                 batch.missing.append(row)
                 continue
             result = self.transform(image, rng)

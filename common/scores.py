@@ -36,7 +36,7 @@ def score(predictions, categories, train_labels=()):
         UserError: the predictions have no labels, or labels of other classes.
     """
     labels, ranked = predictions.labels, predictions.ranked
-    if labels is None or labels.min() < 0:
+    if labels is None or not len(labels) or labels.min() < 0:
         raise UserError("--set val: the true categories are not known; score the validation set")
     if labels.max() >= len(categories):
         raise UserError(

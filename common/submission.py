@@ -32,6 +32,13 @@ class Predictions:
     labels: Optional[np.ndarray] = None  # (N,) the truth, where it is known
     found: Optional[np.ndarray] = None  # (N,) bool: False where the photograph could not be read
 
+    def with_truth(self):
+        """Return those whose label is known: that of a damaged record may not be."""
+        known = self.labels >= 0
+        found = None if self.found is None else self.found[known]
+        rows = (self.ids, self.ranked, self.probabilities, self.labels)
+        return Predictions(*(array[known] for array in rows), found)
+
 
 def first_places(probabilities):
     """Return the labels and the probabilities of the first five places, (N, k) each."""

@@ -242,6 +242,30 @@ def test_damaged_and_missing_photographs_get_the_most_frequent_categories(folder
     assert "102 (t2.jpg)" in sub.said and "105 (test2017/t5.jpg)" in sub.said
 
 
+def test_a_photograph_that_cannot_be_read_is_scored_by_its_own_label(folder, sub):
+    (folder / "train_val_images" / "s" / "n" / "v4.jpg").unlink()
+    sub(folder, "1", "cpu", "--set", "val", "--save-probs", folder / "a.npz")
+    with np.load(folder / "a.npz") as arrays:
+        assert arrays["labels"].tolist() == [i % 6 for i in range(12)]
+
+
+def test_a_damaged_record_is_scored_by_the_list_or_not_at_all(folder, sub, script):
+    lines = [f"{100 + i}\t{i % 6}\ttrain_val_images/s/n/v{i}.jpg\n" for i in range(12)]
+    (folder / "val.lst").write_text("".join(lines))
+    script("im2rec.py", folder / "val", folder)
+    records = bytearray((folder / "val.rec").read_bytes())
+    start = int((folder / "val.idx").read_text().split()[2 * 4 + 1])
+    records[start : start + 4] = b"oops"
+    (folder / "val.rec").write_bytes(records)
+    sub(folder, "1", "cpu", "--set", "val", "--save-probs", folder / "a.npz")
+    with np.load(folder / "a.npz") as arrays:
+        assert arrays["labels"].tolist() == [i % 6 for i in range(12)]
+    (folder / "val.lst").unlink()
+    sub(folder, "1", "cpu", "--set", "val")
+    assert "val.rec: record 104" in sub.said and "1 images are not scored" in sub.said
+    assert "super-category,all,images,11" in (folder / "report-out.csv").read_text()
+
+
 def rows_kept(partial):
     """How many rows a run has kept so far: behind a line of settings, 53 bytes each."""
     return len(partial.read_bytes().partition(b"\n")[2]) // 53 if partial.exists() else 0
