@@ -69,6 +69,8 @@ def open_image_set(data_dir, set_name):
     ids = np.array(list(names), np.int64)
     if has_records:
         source = RecordSource(rec_path)
+        # The keys of validation records need not be ids: nobody asks for a CSV of them.
+        _check_keys(source.keys, rec_path, json_path, names if set_name == "test" else source.keys)
         return ImageSet(rec_path, source, ids if set_name == "test" else source.keys, names)
     labels = [annotations.labels.get(image_id, -1) for image_id in names]
     if set_name != "test" and -1 in labels:
@@ -80,6 +82,17 @@ def open_image_set(data_dir, set_name):
             f" {data_dir}, or make {rec_path} with: sh gen_rec.sh"
         )
     return ImageSet(json_path, FileSource(paths, labels, ids), ids, names)
+
+
+def _check_keys(keys, rec_path, json_path, known):
+    """Raise `UserError` unless each record is of another one of the `known` images."""
+    mend = "make the records anew: sh gen_rec.sh"
+    unique, counts = np.unique(keys, return_counts=True)
+    if len(unique) < len(keys):
+        raise UserError(f"{rec_path}: two records have the key {unique[counts > 1][0]}; {mend}")
+    strange = np.setdiff1d(unique, np.fromiter(known, np.int64))
+    if len(strange):
+        raise UserError(f"{rec_path}: record {strange[0]} is of no image of {json_path}; {mend}")
 
 
 class Selection:

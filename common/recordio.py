@@ -172,10 +172,14 @@ class RecordFile:
         Raises:
             DamagedRecord: a `ValueError` that names the file and the record.
         """
+        key = self.keys[position]
         try:
-            return read_record(self._view, int(self.offsets[position]))[0]
+            record, _ = read_record(self._view, int(self.offsets[position]))
+            if record.key != key:
+                raise DamagedRecord(f"has the key {record.key}, and the index says otherwise")
         except DamagedRecord as error:
-            raise DamagedRecord(f"{self.path}: record {self.keys[position]}: {error}") from None
+            raise DamagedRecord(f"{self.path}: record {key}: {error}") from None
+        return record
 
     def _read_index(self, idx_path):
         keys, offsets = read_index(idx_path, self.path)

@@ -61,6 +61,16 @@ def test_an_index_that_occurs_twice_is_named_with_both_lines(tmp_path):
         read_list(path)
 
 
+def test_a_key_that_is_not_the_index_s_is_a_damaged_record(tmp_path):
+    rec_path = write_with_mxnet(tmp_path)
+    index = tmp_path / "mxnet.idx"
+    index.write_text(index.read_text().replace("3\t", "4\t"))
+    records = RecordFile(rec_path)
+    with pytest.raises(DamagedRecord, match="record 4: has the key 3"):
+        records.read(1)
+    assert records.read(2).key == 12
+
+
 def test_an_empty_list_is_an_error(tmp_path):
     (tmp_path / "train.lst").write_text("\n")
     with pytest.raises(UserError, match="lists no image"):

@@ -266,6 +266,15 @@ def test_a_damaged_record_is_scored_by_the_list_or_not_at_all(folder, sub, scrip
     assert "super-category,all,images,11" in (folder / "report-out.csv").read_text()
 
 
+def test_records_of_other_images_are_named_before_the_prediction(folder, sub, script):
+    lines = [f"{100 + i}\t0\ttest2017/t{i}.jpg\n" for i in range(8)]
+    (folder / "test.lst").write_text("".join([*lines, "7\t0\ttest2017/t8.jpg\n"]))
+    script("im2rec.py", folder / "test", folder)
+    sub(folder, "1", "cpu", status=2)
+    assert f"{folder}/test.rec: record 7 is of no image of {folder}/test2017.json" in sub.said
+    assert "predicting" not in sub.said
+
+
 def rows_kept(partial):
     """How many rows a run has kept so far: behind a line of settings, 53 bytes each."""
     return len(partial.read_bytes().partition(b"\n")[2]) // 53 if partial.exists() else 0
