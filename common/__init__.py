@@ -13,3 +13,8 @@ def _stop_in_one_line(kind, error, traceback):
 
 
 sys.excepthook = _stop_in_one_line
+
+# Before anything imports cv2, which reads it then: an image may claim any size, and OpenCV's own
+# limit of 2^30 pixels is 3 GB for each thread that decodes. The largest photographs of telephones
+# have 200 million pixels; who packs those sets it higher.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(1 << 27))

@@ -1,5 +1,6 @@
 """One image as it is packed: decoded, cropped, resized and encoded as MXNet's `im2rec.py` does."""
 
+import struct
 from dataclasses import dataclass
 
 import cv2
@@ -8,7 +9,12 @@ import numpy as np
 MAX_JPEG_SIDE = 65500  # libjpeg's
 
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
+_JPEG_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the segments that tell the size
 _PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+
+# The most that a file can hold: a JPEG spends at least a bit on a block of 8x8, a PNG's deflate
+# makes at most 1,032 bytes of one, and a byte is at most eight pixels.
+_JPEG_PIXELS_A_BYTE, _PNG_PIXELS_A_BYTE = 512, 8 * 1032
 
 
 @dataclass
@@ -35,6 +41,7 @@ def encode_image(data, settings):
     if is_cut_short(data):
         raise ValueError("is cut short: its end marker is missing")
     if settings.pass_through and data.startswith((_JPEG_START, _PNG_START)):
+        _check_claim(data)
         return data  # not decoded: that is what the flag is for
     image = decode_image(data, settings.color)
     if settings.pass_through:
@@ -57,6 +64,7 @@ def decode_image(data, color=1):
     """
     if not len(data):
         raise ValueError("is empty")
+    _check_claim(data)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
     except cv2.error as error:
@@ -64,6 +72,21 @@ def decode_image(data, color=1):
     if image is None:
         raise ValueError("is no image that cv2 can read, or is damaged")
     return image
+
+
+def _check_claim(data):
+    """Raise `ValueError` where a JPEG or PNG claims more pixels than so few bytes can hold.
+
+    cv2 would make the memory for them first, and paint those grey that a JPEG has not.
+    """
+    if bytes(data[:4]) == _PNG_START and len(data) >= 24:
+        width, height = struct.unpack_from(">II", data, 16)
+        most = _PNG_PIXELS_A_BYTE * len(data)
+    else:
+        height, width = jpeg_size(data)
+        most = _JPEG_PIXELS_A_BYTE * len(data)
+    if height * width > most:
+        raise ValueError(f"claims {width}x{height} pixels, which {len(data)} bytes cannot hold")
 
 
 def is_cut_short(data):
@@ -97,6 +120,16 @@ def jpeg_segments(data):
         position += int.from_bytes(data[position : position + 2], "big")
 
 
+def jpeg_size(data):
+    """Return (height, width) as a JPEG's header claims; (0, 0) of what tells none."""
+    if bytes(data[:2]) == _JPEG_START:
+        for marker, position in jpeg_segments(data):
+            if marker in _JPEG_FRAMES and position + 7 <= len(data):
+                # the segment's length, 8 bits a sample, height, width
+                return struct.unpack_from(">HH", data, position + 3)
+    return 0, 0
+
+
 def _crop_to_square(image):
     height, width = image.shape[:2]
     if height > width:
@@ -127,4 +160,6 @@ def _encode(image, settings):
 
 
 def _first_line(error):
+    if "CV_IO_MAX_IMAGE" in str(error):
+        return "has more pixels than the environment's OPENCV_IO_MAX_IMAGE_PIXELS allows"
     return f"cv2: {getattr(error, 'err', '') or str(error).strip().splitlines()[0]}"

@@ -7,14 +7,11 @@ the `numpy.random.Generator` that is handed in. The augmentations are in `common
 
 import functools
 import math
-import struct
 
 import cv2
 
-from common.encoding import decode_image, is_cut_short, jpeg_segments
+from common.encoding import decode_image, is_cut_short, jpeg_size
 
-_JPEG_START = b"\xff\xd8"
-_FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # the markers of segments that hold the size
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4}
 
 
@@ -42,14 +39,8 @@ def decode(data, at_least=None):
 
 def _reduction(data, at_least):
     """Return 1, 2 or 4: how far a JPEG can be reduced and keep `at_least` pixels a side."""
-    if bytes(data[:2]) != _JPEG_START:
-        return 1
-    for marker, position in jpeg_segments(data):
-        if marker in _FRAMES and position + 7 <= len(data):
-            # the segment's length, 8 bits a sample, height, width
-            side = min(struct.unpack_from(">HH", data, position + 3))
-            return next((factor for factor in (4, 2) if side // factor >= at_least), 1)
-    return 1
+    side = min(jpeg_size(data))
+    return next((factor for factor in (4, 2) if side // factor >= at_least), 1)
 
 
 def resize(image, height, width):

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 
 import cv2
 import numpy as np
@@ -95,6 +96,29 @@ def test_fill_bytes_between_the_segments_of_a_jpeg_do_no_harm(photograph):
 def test_an_empty_file_is_called_empty():
     with pytest.raises(ValueError, match=r"^is empty$"):
         images.decode(b"")
+
+
+@pytest.mark.parametrize(
+    ("mode", "file_format", "options"),
+    [
+        ("L", "JPEG", {"progressive": True, "optimize": True, "quality": 1}),
+        ("RGB", "JPEG", {"optimize": True, "subsampling": "4:2:0"}),
+        ("1", "PNG", {"optimize": True}),
+    ],
+)
+def test_the_smallest_files_of_large_images_are_believed(mode, file_format, options):
+    black = np.zeros((3000, 3000), np.uint8)
+    data = pillow_bytes(black, mode, file_format, **options)
+    assert images.decode(data).shape == (3000, 3000, 3)
+
+
+def test_a_size_that_the_bytes_cannot_hold_is_refused(photograph):
+    data = bytearray(encode(photograph))
+    start = data.index(b"\xff\xc0") + 5
+    assert data[start : start + 4] == struct.pack(">HH", 240, 320)
+    data[start : start + 4] = struct.pack(">HH", 16000, 16000)
+    with pytest.raises(ValueError, match=r"claims 16000x16000 pixels, which \d+ bytes cannot hold"):
+        images.decode(bytes(data))
 
 
 @pytest.mark.parametrize("data", [b"<html>404</html>", b"\xff\xd8\xff", b"\x89PNG\r\n"])
