@@ -125,6 +125,26 @@ def require_file(path, mend):
     return path
 
 
+def read_at_once(path, most_bytes):
+    """Return the bytes of a file that is to be small; pipes and devices, which may never end, no.
+
+    Raises:
+        ValueError: it is no file, or of more than `most_bytes`; says so in one line.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb", opener=_open_without_waiting) as stream:
+        status = os.fstat(stream.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ValueError("is a pipe or a device, not a file")
+        if status.st_size > most_bytes:
+            raise ValueError(f"has {status.st_size} bytes, more than {most_bytes}")
+        return stream.read(status.st_size)
+
+
+def _open_without_waiting(path, flags):
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # a pipe waits for its writer
+
+
 def require_target(path):
     """Raise `UserError` where no file could be written under this name.
 

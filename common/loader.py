@@ -15,10 +15,10 @@ from typing import List
 import cv2
 import numpy as np
 
-from common.files import UserError
+from common.files import UserError, read_at_once
 from common.image import decode, write_planes
 from common.memory import keep_freed_memory
-from common.recordio import MAGIC, RecordFile, map_file, read_list
+from common.recordio import MAGIC, MAX_RECORD_BYTES, RecordFile, map_file, read_list
 from common.sampling import epoch_order, part_positions
 
 ROWS_PER_TASK = 8  # of a batch; a task costs 0.05 ms, an image 3 ms
@@ -138,8 +138,8 @@ class FileSource:
 
     def read(self, position):
         """Return (encoded bytes, label, key) of the image at `position`."""
-        with open(self.paths[position], "rb") as stream:
-            return stream.read(), float(self._labels[position]), int(self.keys[position])
+        data = read_at_once(self.paths[position], MAX_RECORD_BYTES)
+        return data, float(self._labels[position]), int(self.keys[position])
 
     def listed_label(self, position):
         """Return the label, for an image that cannot be read."""
@@ -309,6 +309,8 @@ class Loader:
                 return decode(data, self.decode_at_least)
             except (ValueError, OSError) as error:
                 self._report(candidate, error)
+            except MemoryError:
+                self._report(candidate, "is too large for this machine's memory")
             if not self.replace_bad or len(self.bad) > self.max_bad:
                 return None
         return None

@@ -8,11 +8,11 @@ from functools import partial
 import cv2
 
 from common.encoding import Settings, encode_image
-from common.files import UserError, held
+from common.files import UserError, held, read_at_once
 from common.memory import keep_freed_memory
 from common.packing_run import Failure, PackingRun
 from common.progress import Progress
-from common.recordio import ListEntry, frame_record, pack_record, read_list
+from common.recordio import MAX_RECORD_BYTES, ListEntry, frame_record, pack_record, read_list
 
 # Results that may wait behind a slow image, for each worker: this bounds the memory.
 WINDOW = 8
@@ -95,8 +95,8 @@ def _pack_entry(root, settings, entry):
     if isinstance(label, tuple) and not settings.pack_label:
         label = label[0]
     try:
-        with open(os.path.join(root, entry.path), "rb") as stream:
-            image = encode_image(stream.read(), settings)
+        data = read_at_once(os.path.join(root, entry.path), MAX_RECORD_BYTES)
+        image = encode_image(data, settings)
         return entry.index, frame_record(pack_record(entry.index, label, image))
     except OSError as error:
         return Failure(entry.index, entry.path, (error.strerror or str(error)).lower())

@@ -197,7 +197,8 @@ def damaged(ours, photographs):
     for name, content in files.items():
         (root / name).write_bytes(content)
     (root / "folder.jpg").mkdir()
-    names = [*files, "folder.jpg", "missing.jpg"]
+    os.mkfifo(root / "pipe.jpg")
+    names = [*files, "folder.jpg", "pipe.jpg", "missing.jpg"]
     (root / "train.lst").write_text("".join(f"{n}\t1\t{name}\n" for n, name in enumerate(names)))
     return ours, root
 
@@ -208,10 +209,11 @@ def test_a_damaged_photograph_is_named_and_skipped(script, damaged, flags):
     done = script("im2rec.py", *flags, prefix, root, status=1)
     assert RecordFile(f"{prefix}.rec").keys.tolist() == [0, 8]
     failed = (root / "train.rec.failed.txt").read_text().splitlines()
-    assert [int(line.split("\t")[0]) for line in failed] == sorted({*range(1, 11)} - {8})
+    assert [int(line.split("\t")[0]) for line in failed] == sorted({*range(1, 12)} - {8})
     assert failed[0] == "1\tempty.jpg\tis empty"
     assert failed[2] == "3\thalf.jpg\tis cut short: its end marker is missing"
-    assert failed[-1] == "10\tmissing.jpg\tno such file or directory"
+    assert failed[-2] == "10\tpipe.jpg\tis a pipe or a device, not a file"
+    assert failed[-1] == "11\tmissing.jpg\tno such file or directory"
     assert f"2 packed, {len(failed)} failed, " in done.stdout
     assert "not packed: page.jpg: is no image that cv2 can read" in done.stderr
 
@@ -293,7 +295,7 @@ def test_verify_takes_what_packing_named_as_failed_for_known(script, damaged):
     assert "2 records, all good" in script("im2rec.py", "--verify", prefix).stdout
     os.remove(f"{prefix}.rec.failed.txt")
     out = script("im2rec.py", "--verify", prefix, status=1).stdout
-    assert "9  is in the list, has no record: 1, 2, 3, 4, 5\n" in out
+    assert "10  is in the list, has no record: 1, 2, 3, 4, 5\n" in out
 
 
 def test_verify_names_each_fault(script, ours, photographs):
