@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Tuple
 
 from common.files import UserError, require_file
+from common.recordio import is_writable_name
 
 ARCHIVES = "https://ml-inat-competition-datasets.s3.amazonaws.com"
 
@@ -96,8 +97,8 @@ def _parse(path):
         raise UserError(f"{path}: {error}; unpack it again from {_archive(path)}") from None
 
 
-# A list is lines of columns apart by tabs, and its readers strip what lies around a column.
-_WRITABLE_NAME = re.compile(r"(?!\s)[^\t\n\r\0\ud800-\udfff]+(?<!\s)").fullmatch
+_SURROGATES = re.compile("[\ud800-\udfff]")  # of no letter: UTF-8 has no bytes for them
+_CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _USED = ("id", "file_name", "image_id", "category_id", "name", "supercategory")
 
 
@@ -120,9 +121,13 @@ def _entries(path, content, key, required):
         for name in required:
             if name not in entry:
                 raise UserError(f'{path}: "{key}"[{position}] has no "{name}"')
-            if name.endswith("id") and type(entry[name]) not in (int, str):
+            if name.endswith("id") and not _is_id(entry[name]):
                 raise UserError(f'{path}: "{key}"[{position}] has an "{name}" that is no number')
     return entries
+
+
+def _is_id(value):
+    return type(value) is int or (type(value) is str and not _CONTROLS.search(value))
 
 
 def _read_categories(path, content):
@@ -138,8 +143,8 @@ def _read_categories(path, content):
     return [
         Category(
             category_id,
-            str(entry.get("name", category_id)),
-            str(entry.get("supercategory") or ""),
+            _CONTROLS.sub("\ufffd", str(entry.get("name", category_id))),
+            _CONTROLS.sub("\ufffd", str(entry.get("supercategory") or "")),
         )
         for category_id, entry in sorted(by_id.items())
     ]
@@ -168,8 +173,8 @@ def _fault_of_name(file_name):
         return "is absolute; it must lie in the data folder"
     if ".." in file_name and ".." in re.split(r"[/\\]", file_name):
         return "climbs out of the data folder"
-    if not _WRITABLE_NAME(file_name):
-        return "holds a tab, a newline or an edge space, which a list cannot carry"
+    if not is_writable_name(file_name) or _SURROGATES.search(file_name):
+        return "holds a tab, a newline, an edge space or the like, which a list cannot carry"
     return None
 
 

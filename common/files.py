@@ -92,8 +92,12 @@ def _stop_again(dropped):
         sys.__unraisablehook__(dropped)
 
 
+# What a damaged or hostile file makes us quote shall not command the terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+
+
 def _complain(name, message):
-    print(f"{name}: {message}", file=sys.stderr)
+    print(f"{name}: {message}".translate(_CONTROLS), file=sys.stderr)
     return 2
 
 

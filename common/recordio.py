@@ -9,6 +9,7 @@ labels, label, key, 0), the extra labels, the encoded image. The index is `KEY<t
 
 import mmap
 import os
+import re
 import struct
 from collections import namedtuple
 
@@ -26,6 +27,18 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = range(4)  # the flags of a part
 _HEADER = struct.Struct("<IfQQ")  # number of extra labels, label, key, 0
 MAX_RECORD_BYTES = (1 << 29) - 1
 MAX_KEY = (1 << 63) - 1  # readers keep keys in an int64
+
+
+# Columns are apart by tabs, and readers strip what lies around them; a control character would
+# end a line, or reach the terminal of who reads a message. Bytes that are no UTF-8 are surrogates.
+_WRITABLE_NAME = re.compile(
+    r"(?!\s)[^\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]+(?<!\s)"
+).fullmatch
+
+
+def is_writable_name(name):
+    """Return whether a list can carry a file name."""
+    return _WRITABLE_NAME(name) is not None
 
 
 class DamagedRecord(ValueError):  # noqa: N818 (reads as what it is: except DamagedRecord)
@@ -49,7 +62,7 @@ def read_list(path):
                 index, *labels, name = columns
                 index, labels = int(index), tuple(map(float, labels))
                 struct.pack(f"<{len(labels)}f", *labels)  # as the records keep them
-                if not labels or not 0 <= index <= MAX_KEY:
+                if not labels or not 0 <= index <= MAX_KEY or not is_writable_name(name):
                     raise ValueError
             except (ValueError, OverflowError):
                 raise UserError(

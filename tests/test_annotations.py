@@ -138,6 +138,8 @@ def test_a_contradiction_is_named(tmp_path, message):
         ("a.jpg ", "an edge space"),
         ("a\0.jpg", "cannot carry"),
         ("\ud800.jpg", "cannot carry"),
+        ("\x1b[31m.jpg", "cannot carry"),
+        ("a\u2028b.jpg", "cannot carry"),
         ("", "is no name"),
         (3, "is no name"),
     ],
@@ -147,6 +149,13 @@ def test_a_file_name_that_a_list_cannot_hold_is_refused(tmp_path, file_name, mes
     path.write_text(json.dumps({"images": [{"id": 1, "file_name": file_name}]}))
     with pytest.raises(UserError, match=f"train2017.json: image 1: file_name .*{message}"):
         read_annotations(str(path))
+
+
+def test_control_characters_are_left_out_of_the_names_of_categories(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    content["categories"][0].update(name="a\x1b[31m\nb", supercategory="c\u2028")
+    category = read_annotations(write_json(tmp_path, content)).categories[1]
+    assert (category.name, category.supercategory) == ("a\ufffd[31m\ufffdb", "c\ufffd")
 
 
 def test_two_dots_within_a_name_are_no_climbing(tmp_path):

@@ -15,7 +15,7 @@ import pytest
 
 from common.files import held
 from common.find_mxnet import mx
-from common.recordio import RecordFile
+from common.recordio import RecordFile, read_list
 from tests.conftest import with_orientation
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -165,6 +165,28 @@ def test_names_that_the_terminal_cannot_show_are_listed_and_packed(
         stream.write(b"7\t0\tg\xe8ne.jpg\n")
     error = script("im2rec.py", tmp_path / "x", tmp_path, status=1).stderr
     assert "not packed: g\\udce8ne.jpg: no such file" in error
+
+
+def test_a_name_that_a_list_cannot_carry_is_said_and_no_line_of_a_list(script, tmp_path):
+    folder = tmp_path / "photographs" / "x\n7\t0\t.."
+    folder.mkdir(parents=True)
+    (folder / "secret.jpg").touch()
+    arguments = ["--list", "--recursive", tmp_path / "train", tmp_path / "photographs"]
+    error = script("im2rec.py", *arguments, status=2).stderr
+    assert "the name 'x\\n7\\t0\\t../secret.jpg' holds a tab, a newline" in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "train.lst").exists()
+
+
+def test_folders_that_lead_back_into_themselves_are_listed_once(script, tmp_path):
+    (tmp_path / "birds").mkdir()
+    (tmp_path / "birds" / "a.jpg").touch()
+    for name, target in (("up", ".."), ("here", "."), ("fish", "../fish")):
+        (tmp_path / "birds" / name).symlink_to(target)
+    (tmp_path / "fish").mkdir()
+    (tmp_path / "fish" / "b.jpg").touch()
+    script("im2rec.py", "--list", "--recursive", tmp_path / "train", tmp_path / "birds")
+    assert {entry.path for entry in read_list(tmp_path / "train.lst")} == {"a.jpg", "fish/b.jpg"}
 
 
 def test_a_rotated_photograph_stands_upright(script, ours, photographs):

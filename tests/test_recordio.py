@@ -45,7 +45,16 @@ def test_a_list_comes_back_as_it_was_written(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["1\ta.jpg", "x\t0\ta.jpg", "1\tbird\ta.jpg", "-1\t0\ta.jpg", "1\t1e99\ta.jpg", "1 0 a"]
+    "line",
+    [
+        "1\ta.jpg",
+        "x\t0\ta.jpg",
+        "1\tbird\ta.jpg",
+        "-1\t0\ta.jpg",
+        "1\t1e99\ta.jpg",
+        "1 0 a",
+        "1\t0\ta\x1b[31m.jpg",
+    ],
 )
 def test_a_bad_line_of_a_list_is_named(tmp_path, line):
     path = tmp_path / "train.lst"
