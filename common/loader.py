@@ -15,7 +15,7 @@ from typing import List
 import cv2
 import numpy as np
 
-from common.files import UserError, read_at_once
+from common.files import UserError, explain_os_error, read_at_once
 from common.image import decode, write_planes
 from common.memory import keep_freed_memory
 from common.recordio import MAGIC, MAX_RECORD_BYTES, RecordFile, map_file, read_list
@@ -316,7 +316,8 @@ class Loader:
         return None
 
     def _report(self, number, error):
-        name, reason = self.source.name(number), str(error)
+        name = self.source.name(number)
+        reason = explain_os_error(error) if isinstance(error, OSError) else str(error)
         if reason.startswith(f"{name}: "):
             reason = reason[len(name) + 2 :]
         with self._lock:

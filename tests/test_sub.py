@@ -239,6 +239,7 @@ def test_damaged_and_missing_photographs_get_the_most_frequent_categories(folder
     assert rows[102] == rows[105] == [60, 10, 20, 30, 40]  # three of the ninth list are of label 5
     assert rows[100] != rows[102]
     assert "2 images could not be read" in sub.said
+    assert f"{folder}/test2017/t5.jpg: no such file or directory; left out" in sub.said
     assert "102 (t2.jpg)" in sub.said and "105 (test2017/t5.jpg)" in sub.said
 
 
