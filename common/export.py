@@ -35,6 +35,7 @@ def export_onnx(path, symbol, arg_params, aux_params, image_shape):
         params[gamma] = mx.nd.ones_like(params[gamma])
     shape = tuple(image_shape)
     with replacing(path) as temporary:
+        logging.disable(logging.INFO)  # mx2onnx would tell of the temporary file
         try:
             mx2onnx.export_model(
                 inference,
@@ -47,6 +48,8 @@ def export_onnx(path, symbol, arg_params, aux_params, image_shape):
             )
         except AttributeError as error:  # what mx2onnx raises for "No conversion function"
             raise UserError(f"{path}: this network has a layer that ONNX lacks: {error}") from None
+        finally:
+            logging.disable(logging.NOTSET)
         model = onnx.load(temporary)
         # mx2onnx writes nodes of opset 13 and labels them with the newest of the onnx package.
         model.opset_import[0].version = OPSET

@@ -353,7 +353,8 @@ def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     arg_params["bn_data_gamma"][:] = 3  # MXNet reads 1 where gamma is fixed
     checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
     flags = ["--model-prefix", folder / "net", "--crop-size", SIZE]
-    script("sub.py", "1", "cpu", "--export-onnx", folder / "net.onnx", *flags)
+    said = script("sub.py", "1", "cpu", "--export-onnx", folder / "net.onnx", *flags).stderr
+    assert said == f"{folder}/net.onnx: opset 13, input data (N, 3, 32, 32)\n"
     session = runtime.InferenceSession(str(folder / "net.onnx"))
     images = pixels(folder, "test")
     assert [node.name for node in session.get_inputs()] == ["data"]
