@@ -180,7 +180,9 @@ def _draw_charts(scores):
     _, _, images, confidence, accuracy = zip(*scores.calibration)
     areas = [20 + 400 * n / sum(images) for n in images]
     reliability.plot(confidence, accuracy, color=VAL_COLOUR, linewidth=1)
-    reliability.scatter(confidence, accuracy, areas, color=VAL_COLOUR, alpha=0.7)
+    reliability.scatter(
+        confidence, accuracy, areas, color=VAL_COLOUR, alpha=0.7, clip_on=False, zorder=3
+    )
     reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
     reliability.set_title("calibration (area: images)", loc="left")
     for axes in (bars, reliability):
