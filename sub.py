@@ -14,6 +14,7 @@ With --set val also report-NAME.html and report-NAME.csv beside the CSV NAME.csv
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import os
@@ -205,7 +206,11 @@ def merge(args):
                 f"{args.merge[0]}: its images are not those of {path}; name the folder of their"
                 " JSON: --data-dir"
             )
-    finish(args, predictions, category_ids)
+    images = None
+    if args.set == "val":
+        with contextlib.suppress(UserError):  # without photographs the report is of numbers
+            images = open_image_set(args.data_dir, args.set)
+    finish(args, predictions, category_ids, images)
 
 
 def finish(args, predictions, category_ids, images=None):

@@ -188,6 +188,7 @@ def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
         np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-6)
     assert [row[0] // 10 - 1 for row in rows.values()] == expected.argmax(axis=1).tolist()
     assert sub(shared, "--merge", shared / "p.npz", "--set", "val", output="merged.csv") == rows
+    assert "<figure>" in (shared / "report-merged.html").read_text()
     sub(shared, "--merge", shared / "p.npz", status=2)
     assert "is of the val set" in sub.said
 
