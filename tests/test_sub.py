@@ -346,6 +346,15 @@ def test_int8_gives_the_same_probabilities_at_every_call(shared, width):
     assert quantized
 
 
+@needs_int8
+def test_int8_leaves_the_head_in_float32(shared):
+    save_network(str(shared / "head"), 1, num_classes=16)  # the head's channels are not padded
+    network = quantize(*checkpoint.load(str(shared / "head"), 1), pixels(shared, "val"))
+    attributes = {node["op"]: node.get("attrs", {}) for node in read_nodes(network[0])}
+    in_int8 = {op for op in attributes if attributes[op].get("quantized", "").lower() == "true"}
+    assert in_int8 == {"_sg_mkldnn_conv"}
+
+
 @pytest.mark.skipif(mx.__version__ < "1.9", reason="MXNet exports ONNX from 1.9 on")
 def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     pytest.importorskip("onnx")
