@@ -28,7 +28,7 @@ FAILURES_SHOWN = 5
 
 
 def parse_args():
-    """Read the flags: those of MXNet's tool, and four of ours."""
+    """Read the flags: those of MXNet's tool, and five of ours."""
     parser = argparse.ArgumentParser(
         description="Make an image list, or pack the images of a list into a record file.",
         epilog="example: python im2rec.py --resize 512 --num-thread 20 data/train data",
@@ -68,6 +68,11 @@ def parse_args():
     packing.add_argument("--encoding", default=".jpg", choices=[".jpg", ".png"], help="format")
     packing.add_argument("--pack-label", action="store_true", help="pack all labels of a line")
     packing.add_argument("--strict", action="store_true", help="end at the first image that fails")
+    packing.add_argument(
+        "--allow-outside",
+        action="store_true",
+        help="read photographs outside of ROOT, too, where the list's paths lead there",
+    )
     packing.add_argument(
         "--resume", action="store_true", help="go on where a run with the same flags stopped"
     )
@@ -131,7 +136,13 @@ def pack(prefix, args):
     )
     try:
         summary = pack_list(
-            f"{prefix}.lst", args.root, settings, args.num_thread, args.strict, args.resume
+            f"{prefix}.lst",
+            args.root,
+            settings,
+            args.num_thread,
+            args.strict,
+            args.resume,
+            args.allow_outside,
         )
     except (KeyboardInterrupt, OSError):
         if os.path.exists(f"{prefix}.rec.partial"):

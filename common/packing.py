@@ -20,24 +20,30 @@ WINDOW = 8
 FIRST_IMAGES = 100
 
 
-def pack_list(list_path, root, settings=None, workers=1, strict=False, resume=False):
+def pack_list(
+    list_path, root, settings=None, workers=1, strict=False, resume=False, allow_outside=False
+):
     """Pack the images of `list_path` below `root` into the `.rec` and `.idx` beside it.
 
     What MXNet's `im2rec.py` makes of the same list, byte for byte. An image that cannot be packed
     is left out and named in `PREFIX.rec.failed.txt`. `resume` goes on where a run stopped, or
-    before it at the first image that failed then and can be packed now.
+    before it at the first image that failed then and can be packed now. A list may come from
+    anywhere: only with `allow_outside` may its paths lead out of `root`.
 
     Returns:
         Summary, `was_whole` where `resume` found the finished work of the same settings.
 
     Raises:
-        UserError: a bad list, another run at work, other settings than those of the partial file,
-            with `strict` the first image that fails, none of the first 100 images can be packed.
+        UserError: a bad list, a path that leads out of `root`, another run at work, other settings
+            than those of the partial file, with `strict` the first image that fails, none of the
+            first 100 images can be packed.
     """
     settings = settings or Settings()
     entries = read_list(list_path)
     if not os.path.isdir(root):
         raise UserError(f"{root}: not a folder; ROOT holds the images that the list names")
+    if not allow_outside:
+        _check_paths(list_path, root, entries)
     cv2.setNumThreads(1)  # the workers keep the cores busy
     keep_freed_memory()
     run = PackingRun(list_path, root, settings)
@@ -66,6 +72,19 @@ def pack_list(list_path, root, settings=None, workers=1, strict=False, resume=Fa
                     run.add_record(*result)
                 progress.update()
         return run.finish()
+
+
+def _check_paths(list_path, root, entries):
+    """Raise `UserError` where a path of a list leads out of `root` (links below it may)."""
+    root = os.path.abspath(root)
+    for entry in entries:
+        if not os.path.isabs(entry.path) and ".." not in entry.path:
+            continue
+        if os.path.commonpath([root, os.path.abspath(os.path.join(root, entry.path))]) != root:
+            raise UserError(
+                f"{list_path}: image {entry.index}: {entry.path!r} leads out of ROOT {root}; name"
+                " a ROOT that holds all of them, or, if you trust the list, add --allow-outside"
+            )
 
 
 def ordered_map(function, items, workers):

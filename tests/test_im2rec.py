@@ -240,6 +240,31 @@ def test_a_damaged_photograph_is_named_and_skipped(script, damaged, flags):
     assert "not packed: page.jpg: is no image that cv2 can read" in done.stderr
 
 
+@pytest.mark.parametrize("path", ["../secret.jpg", "a/../../secret.jpg", "{outside}"])
+def test_a_path_that_leads_out_of_root_takes_a_flag(script, tmp_path, photographs, path):
+    secret = tmp_path / "secret.jpg"
+    shutil.copy(photographs / "Aves/wide.jpg", secret)
+    root = tmp_path / "root"
+    (root / "a").mkdir(parents=True)
+    path = path.format(outside=secret)
+    (root / "train.lst").write_text(f"3\t0\t{path}\n")
+    error = script("im2rec.py", root / "train", root, status=2).stderr
+    assert f"train.lst: image 3: {path!r} leads out of ROOT {root}" in error
+    assert not (root / "train.rec").exists()
+    script("im2rec.py", "--allow-outside", root / "train", root)
+    script("im2rec.py", root / "train", tmp_path / "root" / "a", status=2)
+
+
+def test_dots_and_absolute_paths_within_root_are_packed(script, tmp_path, photographs):
+    shutil.copy(photographs / "Aves/wide.jpg", tmp_path / "a.jpg")
+    paths = ["a.jpg", "b/../a.jpg", str(tmp_path / "a.jpg"), "a..jpg"]
+    (tmp_path / "b").mkdir()
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "a..jpg")
+    lines = [f"{number}\t0\t{path}\n" for number, path in enumerate(paths)]
+    (tmp_path / "train.lst").write_text("".join(lines))
+    assert "4 packed, 0 failed" in script("im2rec.py", tmp_path / "train", tmp_path).stdout
+
+
 def test_strict_ends_at_the_first_one(script, damaged):
     prefix, root = damaged
     error = script("im2rec.py", "--strict", prefix, root, status=2).stderr
