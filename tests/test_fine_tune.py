@@ -163,8 +163,9 @@ def test_a_run_that_is_asked_to_stop_names_its_last_checkpoint(flags, tmp_path, 
 def test_two_cpu_devices_train_as_one(script, flags, tmp_path):
     script("fine-tune.py", *flags, "--gpus", "cpu:0,cpu:1")
     with open(tmp_path / "run-log.csv") as stream:
-        losses = [float(row["loss"]) for row in csv.DictReader(stream) if row["loss"]]
-    assert losses[-1] < losses[0]
+        rows = list(csv.DictReader(stream))[1:]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert [row["lr"] for row in rows] == ["0.01", "0.01", "0.001"]
 
 
 def test_from_scratch_takes_the_network_and_none_of_its_weights(
@@ -217,6 +218,15 @@ def test_reading_is_measured_and_a_batch_is_shown_without_training(script, flags
     assert re.search(r"reading alone: \d+\.\d images/s \(64 images\)", said)
     script("fine-tune.py", *flags, "--preview", tmp_path / "sheet.png")
     assert os.listdir(tmp_path) == ["sheet.png"]
+
+
+def test_a_run_that_would_fill_the_disk_is_refused_before_it_begins(script, flags, tmp_path):
+    flags += ["--num-epochs", 10**10]
+    said = script("fine-tune.py", *flags, status=2).stderr
+    assert re.search(r"10000000000 checkpoints need \d+\.\d\d GB, .* free some space, or", said)
+    assert os.listdir(tmp_path) == []
+    said = script("fine-tune.py", *flags, "--keep", 2, "--dry-run").stderr
+    assert "4 checkpoints need" in said
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_names_the_last_good_checkpoint(
