@@ -94,6 +94,7 @@ def test_a_missing_library_is_one_line_with_its_mend(stand_in, library, mend):
         ("numpy", "__version__ = '2.1.0'", "MXNet needs numpy 1 and here is numpy 2.1.0"),
         ("mxnet", "raise OSError('libmxnet.so: cannot enable executable stack')", "patchelf"),
         ("mxnet", "raise OSError('libmxnet.so: wrong ELF class: ELFCLASS32')", "another processor"),
+        ("mxnet", "raise ModuleNotFoundError(name='distutils')", 'pip install "setuptools<81"'),
     ],
 )
 def test_other_known_failures_are_one_line_too(stand_in, module, code, mend):
@@ -113,6 +114,13 @@ def test_python_without_mxnet_is_told_to_run_setup():
     status, _, errors = run("-S", "-c", IMPORT)  # -S: without the installed packages
     assert status == 2 and errors.count("\n") == 1
     assert f"not installed in {sys.executable}: run sh setup.sh" in errors
+
+
+def test_a_mac_on_arm_is_told_to_take_another_machine():
+    code = "import platform, sys, common.files, ctypes, importlib.metadata, importlib.util;"
+    code += "platform.machine = lambda: 'arm64'; sys.platform = 'darwin';" + IMPORT
+    status, _, errors = run("-S", "-c", code)  # -S: without the installed packages
+    assert status == 2 and errors.count("\n") == 1 and "no wheel for macOS on Arm" in errors
 
 
 def test_python_3_13_is_told_which_python_mxnet_has():
