@@ -142,7 +142,11 @@ def find_data(data_dir):
         }
         for kind, path in paths.items():
             if os.path.exists(path):
-                found[f"{set_name}.{kind}"] = f"{_short(path)}: {_count(kind, path)}"
+                try:
+                    count = _count(kind, path)
+                except OSError as error:  # a bug report tells of it and goes on
+                    count = f"cannot be read ({error.strerror.lower()})"
+                found[f"{set_name}.{kind}"] = f"{_short(path)}: {count}"
     return found
 
 
@@ -173,7 +177,7 @@ def find_networks(model_dir):
         prefix = path[: -len("-symbol.json")]
         weights = glob.glob(f"{glob.escape(prefix)}-*.params")
         epochs = (weight[len(prefix) + 1 : -len(".params")] for weight in weights)
-        networks[_short(prefix)] = sorted(int(epoch) for epoch in epochs if epoch.isdigit())
+        networks[_short(prefix)] = sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
     return networks
 
 

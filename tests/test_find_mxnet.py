@@ -151,6 +151,27 @@ def test_the_report_says_what_there_is(tmp_path):
         assert expected in output
 
 
+def test_the_report_goes_on_over_what_is_broken(tmp_path):
+    (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"')
+    (tmp_path / "train.lst").mkdir()
+    (tmp_path / "train.rec").write_bytes(b"no record")
+    (tmp_path / "val.rec").write_bytes(b"")
+    (tmp_path / "val.idx").write_bytes(b"")
+    (tmp_path / "net-symbol.json").write_bytes(b"\xff")
+    (tmp_path / "net-\u00b2.params").write_bytes(b"")  # a digit, and no number
+    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
+    status, output, _ = run("-m", "common.find_mxnet", *folders)
+    assert status == 0 and "\nNext " in output
+    for expected in (
+        "train2017.json: 1 images",
+        "train.lst: cannot be read (is a directory)",
+        "train.rec: no train.idx beside it",
+        "val.rec: 0 records",
+        "net, no weights",
+    ):
+        assert expected in output
+
+
 def test_the_report_ends_with_the_reason_where_mxnet_does_not_start(stand_in):
     folder = stand_in("mxnet", "import ctypes\nctypes.CDLL('libgomp.so.99')")
     status, output, errors = run("-m", "common.find_mxnet", PYTHONPATH=folder)
