@@ -15,6 +15,7 @@ import glob
 import logging
 import os
 import shutil
+import subprocess
 import sys
 
 from common import (
@@ -28,7 +29,7 @@ from common import (
     zoo_mirrors,
 )
 from common.catalogue import CATALOGUE
-from common.files import MODEL_DIR, ROOT, UserError, require_file, run_script
+from common.files import MODEL_DIR, ROOT, UserError, atomic_open, require_file, run_script
 from common.find_mxnet import mx
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
@@ -201,11 +202,21 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
     )
     print(f"{trained:,} parameters, {running:,} running statistics")
     if plot is not None:
-        if shutil.which("dot") is None:
-            raise UserError(f"{plot}: drawing takes graphviz (apt-get install graphviz)")
-        stem, suffix = os.path.splitext(plot)
-        drawing = mx.viz.plot_network(symbol, shape=shape, save_format=suffix[1:] or "pdf")
-        print("drawn as", drawing.render(stem, cleanup=True))
+        _draw(mx.viz.plot_network(symbol, shape=shape).source, plot)
+        print("drawn as", plot)
+
+
+def _draw(source, path):
+    """Have graphviz draw what MXNet wrote in its language."""
+    if shutil.which("dot") is None:
+        raise UserError(f"{path}: drawing takes graphviz (apt-get install graphviz)")
+    command = ["dot", f"-T{os.path.splitext(path)[1][1:] or 'pdf'}"]
+    drawn = subprocess.run(command, input=source.encode(), capture_output=True)
+    if drawn.returncode:
+        reason = drawn.stderr.decode(errors="replace").strip().splitlines()[-1]
+        raise UserError(f"{path}: graphviz cannot draw it ({reason}); take .pdf, .png or .svg")
+    with atomic_open(path, "wb") as stream:
+        stream.write(drawn.stdout)
 
 
 def verify(prefix):

@@ -250,6 +250,10 @@ def test_the_list_and_the_layers_are_shown(lite0):
 def test_a_network_is_drawn(resnet, tmp_path):
     zoo("info", resnet, "--plot", tmp_path / "network.svg")
     assert "stage1_unit1_conv1" in (tmp_path / "network.svg").read_text()
+    said = zoo("info", resnet, "--plot", tmp_path / "network.xyz", status=2)
+    assert "network.xyz: graphviz cannot draw it" in said
+    said = zoo("info", resnet, "--plot", tmp_path / "no" / "network.pdf", status=2)
+    assert "its folder does not exist" in said
 
 
 def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
