@@ -1,0 +1,131 @@
+"""Runs the scripts hundreds of times: each in a fork of a process that has imported MXNet already.
+
+Starting Python with MXNet takes more than a second, a fork a hundredth. A child is the script: it
+has the flags, the working directory, stdout, stderr and exit status of its own, and ends as Python
+ends. The parent has computed nothing before it forks, so that no thread of MXNet is lost.
+"""
+
+import gc
+import json
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, ROOT)  # this file is also the program that forks
+
+from tests.faults import interruption  # noqa: E402
+
+# status is None where the run took too long and was killed; memory is the peak, in bytes.
+Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds"])
+
+
+class Scripts:
+    """The scripts as a user calls them: `scripts(folder, "im2rec.py", "train", ".")`."""
+
+    def __init__(self, folder):
+        self._streams = [os.path.join(str(folder), name) for name in ("stdout", "stderr")]
+        self._server = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            # Nobody downloads anything here: no host has this name.
+            env={**os.environ, "http_proxy": "http://no.invalid", "https_proxy": "no.invalid"},
+        )
+
+    def __call__(self, folder, name, *arguments, seconds=60, limit=8 << 30, fault=None):
+        """Run `name` (a script, or a module with dots) in `folder`, for so many seconds at most.
+
+        `limit` is of the memory that it may ask for, in bytes; `fault` is what is done to the run
+        (`tests/faults/interruption.py`).
+        """
+        case = {
+            "folder": str(folder),
+            "command": [name, *map(str, arguments)],
+            "streams": self._streams,
+            "seconds": seconds,
+            "limit": limit,
+            "fault": fault or {},
+        }
+        self._server.stdin.write(json.dumps(case) + "\n")
+        self._server.stdin.flush()
+        status, memory, taken = json.loads(self._server.stdout.readline())
+        texts = []
+        for path in self._streams:
+            with open(path, encoding="utf-8", errors="replace") as stream:
+                texts.append(stream.read())
+        return Done(status, *texts, memory, taken)
+
+    def close(self):
+        """End the process that forks."""
+        self._server.stdin.close()
+        self._server.wait()
+
+
+def serve():
+    """Run what stdin asks for, a line of JSON a case; a child returns its case."""
+    import_what_scripts_need()
+    while True:
+        line = sys.stdin.readline()
+        if not line:
+            return None
+        case = json.loads(line)
+        start = time.monotonic()
+        child = os.fork()
+        if child == 0:
+            return case
+        status, memory = wait(child, case["seconds"], interruption.Signal(child, case))
+        print(json.dumps([status, memory, time.monotonic() - start]), flush=True)
+
+
+def import_what_scripts_need():
+    os.environ["MPLBACKEND"] = "agg"
+    import matplotlib.pyplot  # noqa: F401
+
+    import common.find_mxnet  # noqa: F401
+
+    gc.freeze()  # else each child's end would walk through all that was imported: 0.3 s
+
+
+def wait(child, seconds, stop):
+    """Return (exit status, peak of memory in bytes); a child that takes too long is killed."""
+    end = time.monotonic() + seconds
+    while True:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            return None, os.wait4(child, 0)[2].ru_maxrss * 1024
+        time.sleep(stop.send_when_due())
+    code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    return code, usage.ru_maxrss * 1024
+
+
+def run(case):
+    """Become the script."""
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, path in enumerate(case["streams"], start=1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.chdir(case["folder"])
+    resource.setrlimit(resource.RLIMIT_AS, (case["limit"], case["limit"]))
+    interruption.prepare(case)
+    sys.argv = case["command"]
+    if sys.argv[0].endswith(".py"):
+        sys.argv[0] = os.path.join(ROOT, sys.argv[0])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    asked = serve()
+    if asked is not None:
+        run(asked)

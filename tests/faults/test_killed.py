@@ -1,0 +1,148 @@
+"""Runs that are killed or asked to stop: what lies on the disk, and how they go on."""
+
+import os
+import signal
+import subprocess
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from common.files import ROOT
+from tests.faults.interruption import at_moment, before_change, launch
+from tests.faults.steps import STEPS
+
+few_and_many = pytest.mark.parametrize("moments", [1, pytest.param(25, marks=pytest.mark.slow)])
+
+
+def has_stopped(done, number):
+    """Check what a run says that got a signal; return whether it got it before its end."""
+    assert "Traceback" not in done.stderr, done.stderr
+    if number == signal.SIGKILL or done.status == -number:  # before the script has begun
+        return done.status == -number
+    if done.status == 128 + number:
+        name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
+        assert done.stderr.splitlines()[-1].endswith(f": stopped by {name}")
+    return done.status == 128 + number
+
+
+@few_and_many
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_is_stopped_at_any_moment_goes_on_to_the_same_result(
+    step, name, number, moments, seeded, tmp_path, cases
+):
+    cases(moments)
+    while moments:
+        start = seeded.choice(step.starts)
+        folder = start.copy_to(tmp_path / "case")
+        done = step.run(folder, fault=at_moment(number, seeded.uniform(0, start.seconds)))
+        moments -= has_stopped(done, number)
+        start.check_whole(folder)
+        start.go_on(folder)
+
+
+@few_and_many
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_is_killed_while_it_writes_leaves_no_half_file(
+    step, name, moments, seeded, tmp_path, cases
+):
+    cases(moments)
+    while moments:
+        start = seeded.choice(step.starts)
+        folder = start.copy_to(tmp_path / "case")
+        path = seeded.choice(step.temporaries)
+        step.run(folder, fault=at_moment(signal.SIGKILL, seeded.uniform(0, 0.002), path))
+        if (folder / path).exists():  # it was not renamed or removed before the signal
+            start.check_whole(folder)
+            start.go_on(folder)
+            moments -= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_is_killed_between_two_changes_of_files_goes_on(
+    step, name, seeded, tmp_path, cases
+):
+    tried = 0
+    for number in count(1, 4 if name == "training" else 1):
+        start = seeded.choice(step.starts)
+        folder = start.copy_to(tmp_path / "case")
+        done = step.run(folder, fault=before_change(number))
+        if done.status != -signal.SIGKILL:
+            break
+        start.check_whole(folder)
+        start.go_on(folder)
+        tried += 1
+    assert tried > 10
+    cases(tried)
+
+
+def test_a_new_training_over_an_earlier_one_goes_on_as_itself(steps, tmp_path):
+    _, earlier = steps["training"].starts
+    folder = earlier.copy_to(tmp_path / "case")
+    steps["training"].run(folder, fault=at_moment(signal.SIGKILL, 0, ".tmp-run-0002.params"))
+    done = earlier.go_on(folder)
+    assert "passed over: run-0003.params: of an earlier run" in done.stderr
+    assert "resuming from run-0001.params" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux's /proc")
+@few_and_many
+def test_ctrl_c_while_mxnet_is_imported_is_one_line(moments, seeded, tmp_path, cases):
+    cases(moments)
+    for _ in range(moments):
+        process = launch(tmp_path, ["fine-tune.py", "--gpus", "cpu"])
+        maps = Path(f"/proc/{process.pid}/maps")
+        while "libmxnet.so" not in maps.read_text():
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(seeded.uniform(0, 0.5))
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[1]
+        if process.returncode != 2:  # which is its end: no records are there
+            assert process.returncode in (-signal.SIGINT, 130)
+            assert said.strip() == "fine-tune.py: stopped by Ctrl-C"
+
+
+def assert_no_process_is_left(group):
+    with pytest.raises(ProcessLookupError):
+        os.killpg(group, 0)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_training_that_is_stopped_ends_within_a_batch_and_names_its_checkpoint(
+    steps, tmp_path, number, status
+):
+    folder = steps["training"].starts[0].copy_to(tmp_path / "case")
+    flags = ["--num-epochs", "100", "--image-shape", "3,96,96"]
+    process = launch(folder, [*steps["training"].command, *flags], start_new_session=True)
+    for line in process.stderr:
+        if "Epoch[1] Batch [2]" in line:  # of four
+            break
+    process.send_signal(number)
+    said = [line for line in process.communicate(timeout=60)[1].splitlines() if line]
+    assert process.returncode == status
+    assert len([line for line in said if "Batch [" in line]) <= 1
+    assert "the last checkpoint is run-0001.params: go on with --resume" in said[-2]
+    assert_no_process_is_left(process.pid)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_who_stops_gen_rec_sh_stops_the_packing_too(sample, tmp_path, number, status):
+    photograph = (sample / "train.lst").read_text().split("\t")[2].splitlines()[0]
+    lines = [f"{number}\t0\t{photograph}\n" for number in range(20_000)]
+    (tmp_path / "val.lst").write_text("".join(lines))
+    os.symlink(sample / "train_val_images", tmp_path / "train_val_images")
+    with open(tmp_path / "said", "w+") as said:
+        command = ["sh", os.path.join(ROOT, "gen_rec.sh"), "."]
+        process = subprocess.Popen(command, cwd=tmp_path, stderr=said, start_new_session=True)
+        while not (tmp_path / "val.rec.partial").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)  # to the shell alone, as `kill` does
+        assert process.wait(timeout=60) == status
+        said.seek(0)
+        assert "val.rec: not done; the same command with --resume goes on" in said.read()
+    assert_no_process_is_left(process.pid)
