@@ -7,6 +7,7 @@ Target: below 1 GB. Writes benchmarks/results/merge_memory.json.
 """
 
 import argparse
+import json
 import os
 import resource
 import subprocess
@@ -30,14 +31,27 @@ def main():
     parser.add_argument("--images", type=int, default=182707)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        write_json(folder, args.images)
         paths = [write_file(folder, number, args.images) for number in range(2)]
         command = [sys.executable, os.path.join(ROOT, "sub.py"), "--merge", *paths]
+        command += ["--data-dir", folder]
         start = time.perf_counter()
         subprocess.run([*command, "--output", os.path.join(folder, "m.csv")], check=True)
         seconds = time.perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
     print(f"{args.images} x {CLASSES}, 2 files: {peak / 1e6:.0f} MB at most, {seconds:.0f} s")
     write_result("merge_memory", {"images": args.images, "peak_bytes": peak, "seconds": seconds})
+
+
+def write_json(folder, num_images):
+    """Write the test2017.json that the merged ids are checked against, as large as the real one."""
+    about = {"width": 800, "height": 600, "license": 3, "rights_holder": "somebody", "url": ""}
+    images = [
+        {"id": number, "file_name": f"test2017/{number:032x}.jpg", **about}
+        for number in range(num_images)
+    ]
+    with open(os.path.join(folder, "test2017.json"), "w", encoding="utf-8") as stream:
+        json.dump({"images": images}, stream)
 
 
 def write_file(folder, seed, num_images):

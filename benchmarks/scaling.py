@@ -121,7 +121,9 @@ def measure_merge(folder, quick):
     paths = [merge_memory.write_file(folder, number, images) for number in range(NETWORKS)]
     num_bytes = sum(os.path.getsize(path) for path in paths)
     print(f"{NETWORKS} files written, {num_bytes / 1e9:.1f} GB", flush=True)
-    seconds, peak = run("sub.py", "--merge", *paths, "--output", os.path.join(folder, "merged.csv"))
+    merge_memory.write_json(folder, images)
+    places = ["--data-dir", folder, "--output", os.path.join(folder, "merged.csv")]
+    seconds, peak = run("sub.py", "--merge", *paths, *places)
     show_run(f"{NETWORKS} networks, {images} images", [seconds], peak)
     return {
         "networks": NETWORKS,
