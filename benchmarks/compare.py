@@ -1,19 +1,24 @@
 """Measure ours and the peers' in turn, in one run, and say the ratio.
 
-A machine's speed changes by the minute; taking turns gives every side the same minutes.
+A machine's speed changes by the minute; taking turns gives every side the same minutes. Results
+are kept in benchmarks/results/NAME.json, of which benchmarks/tables.py makes the README's tables.
 """
 
+import argparse
 import contextlib
 import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from importlib import metadata
 
-from common.files import atomic_open
+from common.files import ROOT, UserError, atomic_open
 
-RESULTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "results")
+RESULTS = os.path.join(ROOT, "benchmarks", "results")
+QUICK_RESULTS = os.path.join(ROOT, "benchmarks", "quick")  # to try a benchmark; git ignores them
 # What a speed depends on, besides the processor: packages by the names that they come under.
 PACKAGES = {
     "numpy": ["numpy"],
@@ -23,76 +28,134 @@ PACKAGES = {
 INSTRUCTIONS = ["avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"]
 
 
-def take_turns(sides, rounds=5):
-    """Run every side once a round, after a round that does not count; return what was measured.
+def make_parser(description):
+    """Return a parser with the flag that every benchmark has."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a small version, to see that it works: its result goes to benchmarks/quick/",
+    )
+    return parser
+
+
+def take_turns(sides, rounds):
+    """Run every side once a round, after a round that does not count.
 
     Args:
         sides: `{name: function}`; a function works and returns how much it has done (images).
 
     Returns:
-        `{name: {"wall": [units per second], "cpu": [CPU seconds per unit]}}`, a number a round.
+        `{name: [units per second, one a round]}`.
     """
-    measured = {name: {"wall": [], "cpu": []} for name in sides}
+    speeds = {name: [] for name in sides}
     for number in range(-1, rounds):
         for name, work in sides.items():
-            start, cpu_start = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             count = work()
-            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+            seconds = time.perf_counter() - start
             if number >= 0:
-                measured[name]["wall"].append(count / seconds)
-                measured[name]["cpu"].append(cpu / count)
-    return measured
+                speeds[name].append(count / seconds)
+    return speeds
 
 
-def ratios(measured, ours, theirs):
-    """Return how many times as fast ours is, of each round: {"min", "median", "max"}."""
-    pairs = zip(measured[ours]["wall"], measured[theirs]["wall"])
-    values = sorted(mine / peer for mine, peer in pairs)
-    return {"min": values[0], "median": statistics.median(values), "max": values[-1]}
+def compare(what, speeds, ours, peers):
+    """Print how many times as fast as its peers a side is; return it for the results.
+
+    Args:
+        what: the work, in the words of the README's tables.
+        speeds: of `take_turns`.
+        peers: `{name: the least ratio that is asked for, or None}`; those without a speed were
+            left out of this run.
+    """
+    print(f"\n{what}\n  {ours}: {describe_range(speeds[ours])} a second")
+    against = {peer: speeds[peer] for peer in peers if peer in speeds}
+    for peer, theirs in against.items():
+        times = ratios(speeds[ours], theirs)
+        line = f"  {peer}: {describe_range(theirs)} a second, ours {describe_range(times)} times"
+        least = peers[peer]
+        if least is not None:
+            met = statistics.median(times) >= least
+            line += f"; asked for: {least}" if met else f"; SHORT of {least}"
+        print(line, flush=True)
+    return {"what": what, "ours": speeds[ours], "against": against}
 
 
-def describe(measured, unit="images"):
-    """Print a line a side: the median of its speed, its range, its CPU time."""
-    for name, numbers in measured.items():
-        wall, cpu = sorted(numbers["wall"]), statistics.median(numbers["cpu"])
-        print(
-            f"{name:42s} {statistics.median(wall):8.1f} {unit}/s"
-            f" ({wall[0]:.1f} to {wall[-1]:.1f}), {1000 * cpu:.2f} ms CPU each"
-        )
+def ratios(ours, theirs):
+    """Return how many times as fast ours was, in each round."""
+    return [mine / other for mine, other in zip(ours, theirs)]
 
 
-def read_result(name):
-    """Return what `benchmarks/results/NAME.json` holds; empty where it was not measured yet."""
-    path = os.path.join(RESULTS, f"{name}.json")
+def describe_range(values):
+    """Return the median of some numbers, and their range: "1.24 (1.22 to 1.36)"."""
+    low, median, high = min(values), statistics.median(values), max(values)
+    digits = 0 if median >= 100 else 1 if median >= 10 else 2
+    spread = f" ({low:.{digits}f} to {high:.{digits}f})" if len(values) > 1 else ""
+    return f"{median:.{digits}f}{spread}"
+
+
+def markdown(header, rows):
+    """Return a table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(str(cell) for cell in line)} |" for line in lines)
+
+
+def run_measured(script, *arguments):
+    """Run a script of the repository; return (seconds, peak bytes of its resident memory)."""
+    command = [sys.executable, os.path.join(ROOT, script), *arguments]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)  # of this child alone, and those it waited for
+    seconds = time.perf_counter() - start
+    process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
+    if process.returncode:
+        raise UserError(f"{script} failed with status {process.returncode}; its words stand above")
+    return seconds, usage.ru_maxrss * 1024
+
+
+def show_run(what, seconds, peak_bytes):
+    """Print what `run_measured` found."""
+    times = ", ".join(f"{value:.1f}" for value in sorted(seconds))
+    print(f"{what}: {times} s, at most {peak_bytes / 1e6:.0f} MB", flush=True)
+
+
+# --- Results ------------------------------------------------------------------------------------
+
+
+def read_result(name, quick=False):
+    """Return what was kept under a name; empty where it was not measured yet."""
+    path = os.path.join(QUICK_RESULTS if quick else RESULTS, f"{name}.json")
     if not os.path.exists(path):
         return {}
     with open(path, encoding="utf-8") as stream:
         return json.load(stream)
 
 
-def write_result(name, result):
-    """Write `benchmarks/results/NAME.json`, with the machine it was measured on."""
-    os.makedirs(RESULTS, exist_ok=True)
-    with atomic_open(os.path.join(RESULTS, f"{name}.json")) as stream:
-        json.dump({**result, "machine": describe_machine()}, stream, indent=1)
+def write_result(name, result, quick=False, versions=None):
+    """Keep a result, with the machine it was measured on and the versions of what was measured."""
+    folder = QUICK_RESULTS if quick else RESULTS
+    os.makedirs(folder, exist_ok=True)
+    with atomic_open(os.path.join(folder, f"{name}.json")) as stream:
+        json.dump({**result, "machine": describe_machine(versions or {})}, stream, indent=1)
         stream.write("\n")
 
 
-def describe_machine():
-    """Return the processor, its cores and the versions of what computes on it."""
-    versions = {"Python": platform.python_version()}
+def describe_machine(versions):
+    """Return the processor, its cores and the versions of what computes on it, and `versions`."""
+    found = {"Python": platform.python_version()}
     for title, packages in PACKAGES.items():
         for package in packages:
             with contextlib.suppress(metadata.PackageNotFoundError):
-                versions[title] = metadata.version(package)
+                found[title] = metadata.version(package)
     return {
         "processor": processor_name(),
         "cores": os.cpu_count(),
-        "machine": platform.machine(),
         "instructions": [name for name in INSTRUCTIONS if name in processor_field("flags").split()],
         "system": platform.system(),
-        "versions": versions,
-        "time": time.strftime("%F"),
+        "versions": {**found, **versions},
+        "date": time.strftime("%F"),
     }
 
 

@@ -1,10 +1,11 @@
-"""Ours against MXNet's iterators and the bare JPEG decoder: images per second at 320 px.
+"""Ours against MXNet's iterators, PyTorch's DataLoader and the bare JPEG decoder, at 320 px.
 
     python -m benchmarks.feeding                    made-up records, the training and the val preset
-    python -m benchmarks.feeding --rec data/train.rec --threads 8
+    python -m benchmarks.feeding --rec data/val.rec --threads 8
 
-All sides read the same records (683x512, JPEG 95) on the same threads, in turn. Writes
-benchmarks/results/feeding.json.
+All sides read the same photographs (683x512, JPEG 95) on the same number of threads, in turn, from
+a file that is in memory. PyTorch reads them as files and works in processes of its own, where
+TORCH_PYTHON=/path/to/python names one that has it. Writes benchmarks/results/feeding.json.
 """
 
 import argparse
@@ -15,58 +16,72 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 import numpy as np
 
-from benchmarks.compare import describe, ratios, take_turns, write_result
+from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
+from benchmarks.sides import close_all, start_torch_sides
 from common import data
 from common.files import run_script
 from common.find_mxnet import mx
 from common.recordio import RecordFile
 
 BATCH_SIZE, SIZE = 48, 320
-TARGETS = {  # theirs: (training, validation), what ours has to reach
-    "mx.img.ImageIter": (5.5, 2.5),
-    "mx.io.ImageRecordIter": (1.9, 1.7),
-    "bare cv2.imdecode": (0.75, 0.8),
+TORCH_READERS = {"PyTorch's `DataLoader`, PIL": "pil", "PyTorch's `DataLoader`, OpenCV": "cv2"}
+IMAGE_ITER, RECORD_ITER = "`mx.img.ImageIter`, which 2017 used", "`mx.io.ImageRecordIter`"
+DECODER = "`cv2.imdecode` alone"
+PEERS = {  # the least ratio that is asked for in (training, validation)
+    IMAGE_ITER: (5.5, 2.5),
+    RECORD_ITER: (1.9, 1.7),
+    **dict.fromkeys(TORCH_READERS, (None, None)),
+    DECODER: (0.75, 0.8),
 }
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--rec", help="records to read (default: made-up photographs)")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    comparisons, versions = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        rec = args.rec or make_records(folder)
-        result = {"threads": args.threads, "records": args.rec or "made up"}
-        for preset, column in (("training", 0), ("validation", 1)):
+        rec = args.rec or make_records(folder, 96 if args.quick else 480)
+        for number, preset in enumerate(("training", "validation")):
+            iterator = ours(rec, preset, args.threads)
+            torch_sides = start_torch_readers(rec, folder, preset, args.threads)
             sides = {
-                "ours": ours(rec, preset, args.threads),
-                "mx.img.ImageIter": image_iter(rec, preset),
-                "mx.io.ImageRecordIter": image_record_iter(rec, preset, args.threads),
+                "ours": reader(iterator),
+                IMAGE_ITER: reader(image_iter(rec, preset)),
+                RECORD_ITER: reader(image_record_iter(rec, preset, args.threads)),
+                **torch_sides,
+                DECODER: bare_decoder(rec, args.threads),
             }
-            turns = {name: reader(it) for name, it in sides.items()}
-            turns["bare cv2.imdecode"] = bare_decoder(rec, args.threads)
-            measured = take_turns(turns, args.rounds)
-            sides["ours"].close()
-            print(f"\n{preset}, {args.threads} threads")
-            describe(measured)
-            result[preset] = {"measured": measured, "ratios": {}}
-            for peer, targets in TARGETS.items():
-                ratio = result[preset]["ratios"][peer] = ratios(measured, "ours", peer)
-                print(
-                    f"ours / {peer}: {ratio['median']:.2f} ({ratio['min']:.2f} to"
-                    f" {ratio['max']:.2f}); aim {targets[column]}"
-                )
-    write_result("feeding", result)
+            speeds = take_turns(sides, 1 if args.quick else args.rounds)
+            iterator.close()
+            versions.update(close_all(torch_sides))
+            asked = {peer: least[number] for peer, least in PEERS.items()}
+            what = f"feeding, {preset}, {args.threads} threads"
+            comparisons.append(compare(what, speeds, "ours", asked))
+    write_result("feeding", {"comparisons": comparisons}, args.quick, versions)
 
 
 def make_records(folder, number=480):
     """Write made-up photographs of 683x512 as records; return their name."""
     encoded = (encode(make_photograph(seed)) for seed in range(number))
     return write_records(os.path.join(folder, "made_up"), encoded, [i % 10 for i in range(number)])
+
+
+def start_torch_readers(rec, folder, preset, threads):
+    """Start PyTorch's sides, on the photographs of the records as files."""
+    photographs = os.path.join(folder, "photographs")
+    os.makedirs(photographs, exist_ok=True)
+    records = RecordFile(rec)
+    for number in range(len(records)):
+        with open(os.path.join(photographs, f"{number:08}.jpg"), "wb") as stream:
+            stream.write(records.read(number).image)
+    flags = ["feed", "--folder", photographs, "--preset", preset, "--workers", threads]
+    flags += ["--batch-size", BATCH_SIZE, "--size", SIZE]
+    wanted = {name: [*flags, "--reader", kind] for name, kind in TORCH_READERS.items()}
+    return start_torch_sides(wanted)
 
 
 def ours(rec, preset, threads):

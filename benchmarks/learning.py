@@ -1,8 +1,8 @@
 """What the network learns on the sample, one choice changed at a time, with several seeds.
 
     python -m benchmarks.learning                   about half an hour on two cores
-    python -m benchmarks.learning --quick           one seed
     python -m benchmarks.learning --variants plain,from-scratch --seeds 0,1
+    python -m benchmarks.learning --quick           these two, one seed
 
 Every variant is the training of demo.sh (EfficientNet-Lite0 of ImageNet, 224 pixels, 12 epochs)
 with other flags; `plain` has none. The seed chooses the order of the images, their augmentation
@@ -13,7 +13,6 @@ The accuracy is top-1, counted by data/score_sample.py from the CSV that sub.py 
 for val. Adds to benchmarks/results/learning.json, so that seeds and variants can be run one by one.
 """
 
-import argparse
 import glob
 import hashlib
 import json
@@ -28,7 +27,7 @@ import sysconfig
 import tempfile
 import time
 
-from benchmarks.compare import read_result, write_result
+from benchmarks.compare import make_parser, read_result, write_result
 from common.files import ROOT, UserError, atomic_open, run_script
 
 EPOCHS = 12
@@ -50,6 +49,17 @@ PREDICTIONS = {
     "three-epochs": (f"{EPOCHS - 2},{EPOCHS - 1},{EPOCHS}", []),
 }
 
+WORDS = {  # every run in words, in the order of the table
+    "plain": "fine-tuned, as `demo.sh` does",
+    "from-scratch": "from random weights (`--from-scratch`)",
+    "class-balance": "every class equally often (`--class-balance 1`)",
+    "ten-crops": "ten crops (`sub.py 12 cpu --crops 10`)",
+    "three-epochs": "three epochs averaged (`sub.py 10,11,12 cpu`)",
+    "bfloat16": "in bfloat16 (`--dtype bfloat16`)",
+    "two-devices": "on two devices (`--gpus cpu:0,cpu:1`)",
+    KILLED: "killed at a random moment, then `--resume`",
+}
+
 
 def main():
     args = parse_args()
@@ -58,24 +68,29 @@ def main():
         for seed in args.seeds:
             for variant in args.variants:
                 for name, run in measure(variant, seed, folder, data_dir, network).items():
-                    keep(name, seed, run)
+                    keep(name, seed, run, args.quick)
                     print(f"seed {seed}, {name}: {describe(run)}", flush=True)
-    show(read_result("learning")["runs"])
+    show(read_result("learning", args.quick)["runs"])
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
     parser.add_argument("--seeds", default="0,1,2", help="default: %(default)s")
-    parser.add_argument("--quick", action="store_true", help="only the first seed")
     args = parser.parse_args()
+    if args.quick:
+        args.variants, args.seeds = "plain,from-scratch", "0"
     args.variants = args.variants.split(",")
     for variant in args.variants:
         if variant not in VARIANTS:
             raise UserError(f"--variants {variant}: must be of {', '.join(VARIANTS)}")
-    args.seeds = [int(seed) for seed in args.seeds.split(",")][: 1 if args.quick else None]
+    from common.devices import supports_bfloat16  # not for tables.py, which needs no MXNet
+
+    able, reason = supports_bfloat16()
+    if "bfloat16" in args.variants and not able:
+        args.variants.remove("bfloat16")
+        print(f"bfloat16 is left out: {reason}")
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
     return args
 
 
@@ -167,11 +182,11 @@ def digest(prefix):
         return hashlib.sha256(stream.read()).hexdigest()[:16]
 
 
-def keep(name, seed, run):
+def keep(name, seed, run, quick):
     """Add a run to the results, in the place of an earlier one of the same name and seed."""
-    runs = read_result("learning").get("runs", {})
+    runs = read_result("learning", quick).get("runs", {})
     runs.setdefault(name, {})[str(seed)] = run
-    write_result("learning", {"epochs": EPOCHS, "runs": runs})
+    write_result("learning", {"epochs": EPOCHS, "runs": runs}, quick)
 
 
 def describe(run):

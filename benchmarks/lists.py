@@ -1,25 +1,20 @@
-"""How long mx_list.py takes for 600,000 images, and how much memory.
+"""How long mx_list.py takes, and how much memory, for 10,000, 100,000 and 1,000,000 images.
 
     python -m benchmarks.lists
 
-The annotations are made up, in the size and shape of the challenge: long names, licences, rights
-holders. Writes benchmarks/results/lists.json.
+The annotations are made up, in the shape of the challenge: its shares of train, val and test, long
+names, licences, rights holders. Writes benchmarks/results/lists.json.
 """
 
-import argparse
 import json
 import os
 import random
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 
-from benchmarks.compare import write_result
+from benchmarks.compare import make_parser, run_measured, show_run, write_result
+from common.files import run_script
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-SETS = {"train": 600_000, "val": 96_000, "test": 183_000}
+SETS = {"train": 579_184, "val": 95_986, "test": 182_707}  # images of the challenge
 NUM_CATEGORIES = 5089
 
 
@@ -47,7 +42,7 @@ def make_annotations(path, num_images, first_id):
         ],
         "annotations": [{"id": n, "image_id": n, "category_id": n % NUM_CATEGORIES} for n in ids],
     }
-    if "test" in path:
+    if os.path.basename(path).startswith("test"):
         del content["annotations"], content["categories"]
     with open(path, "w", encoding="utf-8") as stream:
         json.dump(content, stream, ensure_ascii=False)
@@ -55,29 +50,22 @@ def make_annotations(path, num_images, first_id):
 
 def main():
     """Make the annotations, run mx_list.py, print and keep what it took."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        for number, (name, num_images) in enumerate(SETS.items()):
-            path = os.path.join(folder, f"{name}2017.json")
-            make_annotations(path, num_images, number * 1_000_000)
-            print(f"{name}2017.json: {num_images} images, {os.path.getsize(path) >> 20} MB")
-        command = [sys.executable, os.path.join(ROOT, "mx_list.py"), "--data-dir", folder]
-        seconds = []
-        for _ in range(args.repeats):
-            start = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            seconds.append(round(time.perf_counter() - start, 2))
-    peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    result = {
-        "images": sum(SETS.values()),
-        "seconds": sorted(seconds),
-        "peak_megabytes": peak_mb,
-    }
-    print(f"{result['images']} images: {sorted(seconds)} s, at most {peak_mb} MB")
-    write_result("lists", result)
+    growth = {}
+    for images in (10_000, 100_000) if args.quick else (10_000, 100_000, 1_000_000):
+        with tempfile.TemporaryDirectory() as folder:
+            for number, (name, count) in enumerate(SETS.items()):
+                path = os.path.join(folder, f"{name}2017.json")
+                make_annotations(path, images * count // sum(SETS.values()), number * 1_000_000)
+            command = ["mx_list.py", "--data-dir", folder]
+            runs = [run_measured(*command) for _ in range(1 if args.quick else args.rounds)]
+        seconds, peaks = zip(*runs)
+        growth[str(images)] = {"seconds": seconds, "peak_bytes": max(peaks)}
+        show_run(f"{images} images", seconds, max(peaks))
+    write_result("lists", {"images": growth}, args.quick)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

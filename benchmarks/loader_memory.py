@@ -5,24 +5,23 @@
 Prints the memory of the process after every epoch; writes benchmarks/results/loader_memory.json.
 """
 
-import argparse
 import gc
 import os
 import tempfile
 
-from benchmarks.compare import write_result
+from benchmarks.compare import make_parser, write_result
 from benchmarks.feeding import make_records, ours
 from common.files import run_script
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--epochs", type=int, default=20, help="the last ten are compared")
     parser.add_argument("--images", type=int, default=240, help="images an epoch")
     args = parser.parse_args()
+    if args.quick:
+        args.images = 48
     megabytes = []
     with tempfile.TemporaryDirectory() as folder:
         iterator = ours(make_records(folder, args.images), "training", args.threads)
@@ -37,7 +36,8 @@ def main():
     # Batches of 15 MB come and go: what counts is the highest of each five epochs.
     growth = max(megabytes[-5:]) - max(megabytes[-10:-5])
     print(f"growth over the last ten epochs: {growth:.1f} MB")
-    write_result("loader_memory", {"megabytes": megabytes, "growth": growth})
+    result = {"images": args.images, "megabytes": megabytes, "growth": growth}
+    write_result("loader_memory", result, args.quick)
 
 
 def private_megabytes():

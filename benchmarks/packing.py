@@ -8,10 +8,7 @@ All sides pack the same list with the same flags, in turn, whole processes from 
 Writes benchmarks/results/packing.json (packing_large.json).
 """
 
-import argparse
 import os
-import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,14 +17,15 @@ import time
 import cv2
 import numpy as np
 
-from benchmarks.compare import describe, ratios, write_result
+from benchmarks.compare import compare, make_parser, run_measured, show_run, write_result
 from common.files import ROOT, UserError, run_script
 from common.image_folder import list_images
 from common.recordio import ListEntry, write_list
 
+PEERS = {"MXNet's `im2rec.py`": 1.0, "a bare loop over cv2": 0.9}
 FLAGS = ["--resize", "512", "--quality", "95"]
 # MXNet's tool needs numpy's old names, which common.find_mxnet puts back.
-PEER = """
+MXNET_TOOL = """
 import os, runpy, sys
 from common.find_mxnet import mx
 tool = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
@@ -48,9 +46,7 @@ for line in list(open(prefix + ".lst"))[part::parts]:
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--photographs", help="a folder of JPEGs (default: made-up photographs)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
@@ -59,9 +55,9 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if args.large:
-            measure_memory(folder, args.large)
+            measure_memory(folder, 40 if args.quick else args.large, args.quick)
         else:
-            measure_speed(folder, args.photographs, args.rounds)
+            measure_speed(folder, args)
 
 
 def make_photographs(folder, count, width, height):
@@ -74,81 +70,72 @@ def make_photographs(folder, count, width, height):
         cv2.imwrite(os.path.join(folder, f"{number:04}.jpg"), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
 
 
-def measure_speed(folder, photographs, rounds):
-    """Print and keep the images a second of every side, its start-up left out."""
+def measure_speed(folder, args):
+    """Compare and keep the images a second of every side, its start-up left out."""
+    photographs = args.photographs
     if photographs is None:
         photographs = os.path.join(folder, "photographs")
         os.mkdir(photographs)
-        make_photographs(photographs, 400, 800, 600)
+        make_photographs(photographs, 100 if args.quick else 400, 800, 600)
+    write_lists(folder, photographs)
+    comparisons = []
+    for workers in sorted({1, os.cpu_count()}):
+        speeds = {name: [] for name in ("ours", *PEERS)}
+        for number in range(-1, 1 if args.quick else args.rounds):  # the first one does not count
+            for name, numbers in speeds.items():
+                speed = images_a_second(name, folder, photographs, workers)
+                if number >= 0:
+                    numbers.append(speed)
+        what = f"packing, {workers} worker{'s' * (workers > 1)}"
+        comparisons.append(compare(what, speeds, "ours", PEERS))
+    write_result("packing", {"comparisons": comparisons}, args.quick)
+
+
+def write_lists(folder, photographs):
+    """Write lists of all photographs, and of one, which tells how long the start-up takes."""
     entries, _ = list_images(photographs, recursive=True)
     write_list(os.path.join(folder, "all.lst"), entries)
     write_list(os.path.join(folder, "one.lst"), entries[:1])
-    result = {}
-    for workers in sorted({1, os.cpu_count()}):
-        measured = {
-            name: {"wall": [], "cpu": []} for name in ("ours", "MXNet's im2rec.py", "bare cv2 loop")
-        }
-        for number in range(-1, rounds):  # the first one does not count
-            for name, numbers in measured.items():
-                start_up, everything = (
-                    seconds_of(name, os.path.join(folder, prefix), photographs, workers)
-                    for prefix in ("one", "all")
-                )
-                if number >= 0:
-                    wall, cpu = (b - a for a, b in zip(start_up, everything))
-                    numbers["wall"].append((len(entries) - 1) / wall)
-                    numbers["cpu"].append(cpu / (len(entries) - 1))
-        print(f"--num-thread {workers}")
-        describe(measured)
-        result[f"{workers} workers"] = {"measured": measured}
-        for name in list(measured)[1:]:
-            ratio = ratios(measured, "ours", name)
-            cpu = statistics.median(measured[name]["cpu"]) / statistics.median(
-                measured["ours"]["cpu"]
-            )
-            print(
-                f"ours / {name}: {{min:.2f}} {{median:.2f}} {{max:.2f}}".format(**ratio),
-                f"times as fast, {cpu:.2f} by CPU time",
-            )
-            result[f"{workers} workers"][f"ours / {name}"] = {**ratio, "by CPU time": cpu}
-    write_result("packing", result)
+
+
+def images_a_second(name, folder, photographs, workers):
+    """Return how fast one side packs the lists of `write_lists`, without its start-up."""
+    start_up, everything = (
+        seconds_of(name, os.path.join(folder, prefix), photographs, workers)
+        for prefix in ("one", "all")
+    )
+    with open(os.path.join(folder, "all.lst"), encoding="utf-8") as stream:
+        return (sum(1 for _ in stream) - 1) / (everything - start_up)
 
 
 def seconds_of(name, prefix, root, workers):
-    """Return how long one side takes for a list, (wall, CPU), as processes from start to end."""
+    """Return how long one side takes for a list, as processes from start to end."""
     flags = [*FLAGS, "--num-thread", str(workers), prefix, root]
     commands = {
         "ours": [[os.path.join(ROOT, "im2rec.py"), *flags]],
-        "MXNet's im2rec.py": [["-c", PEER, *flags]],
-        "bare cv2 loop": [
+        "MXNet's `im2rec.py`": [["-c", MXNET_TOOL, *flags]],
+        "a bare loop over cv2": [
             ["-c", BARE_LOOP, prefix, root, str(part), str(workers)] for part in range(workers)
         ],
     }
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    start, cpu_start = time.perf_counter(), cpu_seconds_of_children()
+    start = time.perf_counter()
     running = [subprocess.Popen([sys.executable, *c], cwd=ROOT, **quiet) for c in commands[name]]
     statuses = [process.wait() for process in running]
     if any(statuses):
         raise UserError(f"{name}: failed")
-    return time.perf_counter() - start, cpu_seconds_of_children() - cpu_start
+    return time.perf_counter() - start
 
 
-def cpu_seconds_of_children():
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def measure_memory(folder, count):
+def measure_memory(folder, count, quick):
     """Print and keep our peak memory with two workers and `count` large photographs."""
     make_photographs(folder, 10, 6000, 4000)
-    entries = [ListEntry(n, 0.0, f"{n % 10:04}.jpg") for n in range(count)]
     prefix = os.path.join(folder, "train")
-    write_list(f"{prefix}.lst", entries)
-    command = [sys.executable, os.path.join(ROOT, "im2rec.py"), *FLAGS, "--num-thread", "2"]
-    subprocess.run([*command, prefix, folder], check=True)
-    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
-    print(f"{len(entries)} photographs of 6000x4000: at most {megabytes} MB")
-    write_result("packing_large", {"photographs": len(entries), "peak_megabytes": megabytes})
+    write_list(f"{prefix}.lst", [ListEntry(n, 0.0, f"{n % 10:04}.jpg") for n in range(count)])
+    seconds, peak = run_measured("im2rec.py", *FLAGS, "--num-thread", "2", prefix, folder)
+    show_run(f"{count} photographs of 6000x4000", [seconds], peak)
+    result = {"photographs": count, "seconds": [seconds], "peak_bytes": peak}
+    write_result("packing_large", result, quick)
 
 
 if __name__ == "__main__":

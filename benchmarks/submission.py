@@ -1,104 +1,131 @@
-"""Predicting with sub.py's parts against the way of 2017: ResNet-152, 320 px, batch 16, the CPU.
+"""Predicting with sub.py's parts, the way of 2017 and PyTorch: ResNet-152, 320 px, batch 16, CPU.
 
-    python -m benchmarks.submission                       about ten minutes on two cores
-    python -m benchmarks.submission --layers 18 --rounds 1
+    python -m benchmarks.submission
 
 The way of 2017, written afresh here: MXNet's own number of threads (half of the cores), float32,
 images read one after another, and a new bind for every batch. The sides take turns, each in a
-process of its own, because the number of threads is fixed at the import. "synthetic" sides compute
-the same batch again and again: what is left of reading and decoding. Random weights, made-up
-photographs of 683x512. Writes benchmarks/results/submission.json.
+process of its own. Sides "on one batch" compute the same batch again and again: what is left of
+reading and decoding. PyTorch, too, predicts one batch of noise with its own ResNet-152 (as many
+convolutions of the same sizes), where TORCH_PYTHON=/path/to/python names one that has it. Random
+weights, made-up photographs of 683x512. Writes benchmarks/results/submission.json.
 """
 
 import argparse
 import itertools
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from contextlib import closing
 
 import cv2
 import numpy as np
 
-from benchmarks.compare import ratios, write_result
+from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph
-from common.files import run_script
+from benchmarks.sides import Side, close_all, serve, start_torch_sides
+from common.files import ROOT, run_script
 
 SIZE, BATCH_SIZE, CLASSES = 320, 16, 5089
-BASE = "2017"
-# At least so many times the other side.
-TARGETS = {
-    ("float32", BASE): 1.9,
-    ("bfloat16", BASE): 2.8,
-    ("int8", BASE): 5.5,
-    ("float32", "float32 synthetic"): 0.95,
-    ("int8", "int8 synthetic"): 0.95,
+OLD_WAY, ONE_BATCH = "the way of 2017, float32", ", on one batch"
+BATCHES = {"float32": 2, "bfloat16": 4, "int8": 6}  # of a turn: some seconds for every side
+PYTORCH = {
+    "PyTorch, float32": [],
+    "PyTorch, float32, compiled": ["--compile"],
+    "PyTorch, bfloat16": ["--dtype", "bfloat16"],
+    "PyTorch, bfloat16, compiled": ["--dtype", "bfloat16", "--compile"],
+    "PyTorch, int8": ["--dtype", "int8"],
+}
+PEERS = {  # ours: {theirs: the least ratio that is asked for}
+    "float32": {
+        OLD_WAY: 1.9,
+        "PyTorch, float32": None,
+        "PyTorch, float32, compiled": None,
+        "float32" + ONE_BATCH: 0.95,
+    },
+    "bfloat16": {
+        OLD_WAY: 2.8,
+        "PyTorch, bfloat16": None,
+        "PyTorch, bfloat16, compiled": None,
+    },
+    "int8": {OLD_WAY: 5.5, "PyTorch, int8": None, "int8" + ONE_BATCH: 0.95},
 }
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--layers", type=int, default=152)
-    parser.add_argument("--batches", type=int, default=2, help="per measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--layers", type=int, default=152, help=argparse.SUPPRESS)
     parser.add_argument("--side", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        print(json.dumps(measure(args)))
+        serve_side(args)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        call(args, folder, "prepare")
-        sides = [BASE, "float32", "float32 synthetic", "int8", "int8 synthetic"]
-        sides += ["bfloat16"] if call(args, folder, "bfloat16 there") else []
-        measured = {side: {"wall": []} for side in sides}
-        for _ in range(args.rounds):
-            for side in sides:
-                measured[side]["wall"].append(call(args, folder, side))
-                print(f"{side:18s} {measured[side]['wall'][-1]:6.2f} images/s", flush=True)
-    result = {"layers": args.layers, "images_per_second": measured, "ratios": {}}
-    for (ours, theirs), target in TARGETS.items():
-        if ours in measured:
-            ratio = ratios(measured, ours, theirs)
-            result["ratios"][f"{ours} / {theirs}"] = ratio
-            low, median, high = ratio["min"], ratio["median"], ratio["max"]
-            print(f"{ours} / {theirs}: {median:.2f} ({low:.2f} to {high:.2f}), target {target}")
-    write_result("submission", result)
+    # Only here: the sides decide by themselves how MXNet is imported.
+    from common.devices import supports_bfloat16
 
-
-def call(args, folder, side):
-    environment = dict(os.environ)
-    environment.pop("OMP_NUM_THREADS", None)
-    command = [sys.executable, "-m", "benchmarks.submission", "--side", side, "--folder", folder]
-    command += ["--layers", str(args.layers), "--batches", str(args.batches)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    return json.loads(done.stdout)
-
-
-def measure(args):
-    """Return the images per second of one side, without its start and one batch to warm up."""
-    prefix, images = os.path.join(args.folder, "net"), os.path.join(args.folder, "%d.jpg")
-    count = args.batches * BATCH_SIZE
-    if args.side == "prepare":
-        return prepare(args.layers, prefix, images)
-    if args.side == BASE:
-        work = way_of_2017(prefix, images)
-    elif args.side == "bfloat16 there":
-        from common.devices import supports_bfloat16
-
-        return supports_bfloat16()[0]
+    layers = 18 if args.quick else args.layers
+    names = [OLD_WAY, "float32", "float32" + ONE_BATCH, "int8", "int8" + ONE_BATCH]
+    able, reason = supports_bfloat16()
+    if able:
+        names.append("bfloat16")
     else:
-        dtype, _, synthetic = args.side.partition(" ")
-        work = way_of_today(prefix, images, dtype, bool(synthetic))
-    next(work)
-    start = time.perf_counter()
-    for _ in range(args.batches):
-        next(work)
-    return count / (time.perf_counter() - start)
+        print(f"bfloat16 is left out: {reason}")
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(our_command("prepare", folder, layers), check=True, cwd=ROOT)
+        sides = {name: Side(name, our_command(name, folder, layers)) for name in names}
+        sides.update(start_torch(layers, able))
+        speeds = take_turns(sides, 1 if args.quick else args.rounds)
+        versions = close_all(sides)
+    comparisons = [
+        compare(f"submission, ResNet-{layers}, {ours}", speeds, ours, peers)
+        for ours, peers in PEERS.items()
+        if ours in speeds
+    ]
+    write_result("submission", {"comparisons": comparisons}, args.quick, versions)
+
+
+def our_command(side, folder, layers):
+    """Return the command of one side that computes with MXNet."""
+    command = [sys.executable, "-m", "benchmarks.submission", "--side", side]
+    return [*command, "--folder", folder, "--layers", str(layers)]
+
+
+def start_torch(layers, with_bfloat16):
+    """Start the sides that predict with PyTorch."""
+    sizes = ["--layers", layers, "--batch-size", BATCH_SIZE, "--size", SIZE, "--classes", CLASSES]
+    wanted = {
+        name: ["predict", *sizes, "--batches", batches_of(name), *flags]
+        for name, flags in PYTORCH.items()
+        if with_bfloat16 or "bfloat16" not in flags
+    }
+    return start_torch_sides(wanted)
+
+
+def batches_of(side):
+    """Return how many batches a side predicts when it is its turn."""
+    return next(number for dtype, number in BATCHES.items() if dtype in side)
+
+
+def serve_side(args):
+    """Make ready what the sides share, or predict batches whenever it is asked for."""
+    prefix, images = os.path.join(args.folder, "net"), os.path.join(args.folder, "%d.jpg")
+    if args.side == "prepare":
+        prepare(args.layers, prefix, images)
+        return
+    if args.side == OLD_WAY:
+        predict = way_of_2017(prefix, images)
+    else:
+        dtype, _, one_batch = args.side.partition(", ")
+        predict = way_of_today(prefix, images, dtype, bool(one_batch))
+    batches = batches_of(args.side)
+
+    def work():
+        predict(batches)
+        return batches * BATCH_SIZE, []
+
+    serve(work)
 
 
 def prepare(layers, prefix, images):
@@ -119,34 +146,35 @@ def prepare(layers, prefix, images):
     checkpoint.save(prefix, 1, *network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
     checkpoint.save(quantized_prefix(prefix, 1), 0, *quantize(*network, pixels))
-    return True
 
 
 def way_of_2017(prefix, images):
-    """Yield after each batch of the loop of 2017, written afresh."""
+    """Return a function that predicts a number of batches in the loop of 2017, written afresh."""
     import numpy
 
     numpy.bool = bool  # for MXNet on numpy from 1.24 on
     import mxnet as mx
 
     symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 1)
-    numbers = itertools.cycle(range(BATCH_SIZE))
-    while True:
-        batch = []
-        for number in itertools.islice(numbers, BATCH_SIZE):
-            image = cv2.cvtColor(cv2.imread(images % number), cv2.COLOR_BGR2RGB)
-            image = mx.image.resize_short(mx.nd.array(image), 360)
-            batch.append(mx.image.center_crop(image, (SIZE, SIZE))[0].transpose((2, 0, 1)))
-        module = mx.mod.Module(symbol, context=mx.cpu())
-        module.bind([("data", (BATCH_SIZE, 3, SIZE, SIZE))], None, for_training=False)
-        module.set_params(arg_params, aux_params)
-        module.forward(mx.io.DataBatch([mx.nd.stack(*batch)], None), is_train=False)
-        np.argsort(module.get_outputs()[0].asnumpy(), axis=1)
-        yield
+
+    def predict(batches):
+        for _ in range(batches):
+            batch = []
+            for number in range(BATCH_SIZE):
+                image = cv2.cvtColor(cv2.imread(images % number), cv2.COLOR_BGR2RGB)
+                image = mx.image.resize_short(mx.nd.array(image), 360)
+                batch.append(mx.image.center_crop(image, (SIZE, SIZE))[0].transpose((2, 0, 1)))
+            module = mx.mod.Module(symbol, context=mx.cpu())
+            module.bind([("data", (BATCH_SIZE, 3, SIZE, SIZE))], None, for_training=False)
+            module.set_params(arg_params, aux_params)
+            module.forward(mx.io.DataBatch([mx.nd.stack(*batch)], None), is_train=False)
+            np.argsort(module.get_outputs()[0].asnumpy(), axis=1)
+
+    return predict
 
 
-def way_of_today(prefix, images, dtype, synthetic):
-    """Yield after each batch of `Predictor.predict`, as sub.py calls it."""
+def way_of_today(prefix, images, dtype, one_batch):
+    """Return a function that predicts a number of batches as sub.py does."""
     from common import checkpoint
     from common.find_mxnet import mx
     from common.image_set import Selection
@@ -166,13 +194,18 @@ def way_of_today(prefix, images, dtype, synthetic):
     flags = argparse.Namespace(
         crops=1, crop_size=SIZE, resize=360, batch_size=BATCH_SIZE, data_nthreads=os.cpu_count()
     )
-    endless = Selection(source, np.arange(10_000) % BATCH_SIZE)
-    batches = load_views(endless, flags)
-    if synthetic:
-        batches = itertools.repeat(next(iter(batches)))
-    for batch, probabilities in predictor.predict(batches):
-        make_rows(row_type(CLASSES, False), batch, probabilities, labelled=False)
-        yield
+    with closing(load_views(source, flags)) as loader:
+        first = next(iter(loader))
+
+    def predict(batches):
+        # Begins and ends with nothing under way: what runs ahead must not run in others' turns.
+        photographs = Selection(source, np.arange(batches * BATCH_SIZE) % BATCH_SIZE)
+        with closing(load_views(photographs, flags)) as loader:
+            read = itertools.repeat(first, batches) if one_batch else loader
+            for batch, probabilities in predictor.predict(read):
+                make_rows(row_type(CLASSES, False), batch, probabilities, labelled=False)
+
+    return predict
 
 
 if __name__ == "__main__":

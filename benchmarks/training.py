@@ -1,85 +1,84 @@
-"""Training ResNet-152 at 320 pixels on a CPU: MXNet's own threads against ours, and bfloat16.
+"""Training ResNet-152 at 320 pixels on a CPU: ours, MXNet's own threads, PyTorch.
 
-    python -m benchmarks.training [--rounds 3]
+    python -m benchmarks.training
 
 Each side is a process of its own that trains the same network on the same batch of 8 noise images;
-they take turns. Prints images/s, the ratios, and the losses of float32 and bfloat16 side by side.
+they take turns, those of float32 and then those of bfloat16 (16 GB of memory). PyTorch trains its
+own ResNet-152 (as many convolutions of the same sizes) where TORCH_PYTHON=/path/to/python names one
+that has it. Prints the losses, too. Writes benchmarks/results/training.json.
 """
 
 import argparse
-import os
-import subprocess
 import sys
 
 import numpy as np
 
-from benchmarks.compare import describe, ratios, take_turns, write_result
-from common.files import ROOT
+from benchmarks.compare import compare, make_parser, take_turns, write_result
+from benchmarks.sides import Side, close_all, serve, start_torch_sides
+from common.files import run_script
 
 BATCH, SIZE, CLASSES = 8, 320, 5089
+MXNET = "MXNet's own threads, float32"
+# Theirs: what is asked of benchmarks/torch_peer.py. Compiling takes minutes, so one of each kind.
+PYTORCH = {
+    "float32": {"PyTorch, float32": []},
+    "bfloat16": {
+        "PyTorch, bfloat16": ["--dtype", "bfloat16"],
+        "PyTorch, bfloat16, compiled": ["--dtype", "bfloat16", "--compile"],
+    },
+}
+ASKED = {"float32": 1.8, "bfloat16": 3.2}  # the least ratio to MXNet's own threads
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--serve", choices=["mxnet", "float32", "bfloat16"], help=argparse.SUPPRESS)
+    parser = make_parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve)
+        serve_training(args.serve[0], int(args.serve[1]))
         return
     # Only here: the sides decide by themselves how MXNet is imported.
     from common.devices import supports_bfloat16
 
-    names = {"mxnet": "MXNet's threads, float32", "float32": "ours, float32"}
+    layers = 18 if args.quick else 152
     able, reason = supports_bfloat16()
-    if able:
-        names["bfloat16"] = "ours, bfloat16"
-    else:
+    if not able:
         print(f"bfloat16 is left out: {reason}")
-    sides = {name: Side(kind) for kind, name in names.items()}
-    measured = take_turns(sides, args.rounds)
-    describe(measured)
-    result = {"measured": measured, "ratios": {}, "losses": {}}
-    for name, side in sides.items():
-        if name != names["mxnet"]:
-            ratio = result["ratios"][name] = ratios(measured, name, names["mxnet"])
-            print(f"{name}: {ratio['median']:.2f} times MXNet's own threads", ratio)
-        result["losses"][name] = side.losses
-        print(f"{name}: losses", " ".join(f"{loss:.3f}" for loss in side.losses))
-        side.close()
-    write_result("training", result)
+    result, versions = {"comparisons": [], "losses": {}}, {}
+    for dtype in ("float32", "bfloat16") if able else ("float32",):
+        torch_sides = start_torch(dtype, layers)
+        sides = {
+            "ours": start_side(dtype, layers),
+            MXNET: start_side("mxnet", layers),
+            **torch_sides,
+        }
+        speeds = take_turns(sides, 1 if args.quick else args.rounds)
+        what = f"training ResNet-{layers}, {dtype}"
+        peers = {MXNET: ASKED[dtype], **dict.fromkeys(torch_sides)}
+        result["comparisons"].append(compare(what, speeds, "ours", peers))
+        for name, side in sides.items():
+            result["losses"][f"{dtype}: {name}"] = side.losses
+            print(f"  losses of {name}:", " ".join(f"{loss:.3f}" for loss in side.losses))
+        versions.update(close_all(sides))
+    write_result("training", result, args.quick, versions)
 
 
-class Side:
-    """A process that trains one batch for each line that it is sent, and answers with the loss."""
-
-    def __init__(self, kind):
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-        self.losses = []
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.training", "--serve", kind],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            encoding="utf-8",
-            env=environment,
-        )
-
-    def __call__(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        self.losses.append(float(self._process.stdout.readline()))
-        return BATCH
-
-    def close(self):
-        """End the process."""
-        self._process.stdin.close()
-        self._process.wait()
+def start_side(kind, layers):
+    """Start a process that trains with MXNet."""
+    command = [sys.executable, "-m", "benchmarks.training", "--serve", kind, str(layers)]
+    return Side(kind, command)
 
 
-def serve(kind):
-    """Train one batch for each line of standard input."""
+def start_torch(dtype, layers):
+    """Start the processes that train with PyTorch."""
+    sizes = ["--layers", layers, "--batch-size", BATCH, "--size", SIZE, "--classes", CLASSES]
+    wanted = {name: ["train", *sizes, *flags] for name, flags in PYTORCH[dtype].items()}
+    return start_torch_sides(wanted)
+
+
+def serve_training(kind, layers):
+    """Train a batch whenever it is asked for."""
     if kind == "mxnet":  # before find_mxnet.py sets the number of threads
         for builtin in (bool, int, float, complex, object, str):
             vars(np).setdefault(builtin.__name__, builtin)  # as find_mxnet.py puts them back
@@ -89,7 +88,7 @@ def serve(kind):
     from common.trainer import Trainer
 
     mx.random.seed(0)
-    symbol = network.take_raw_images(network.build_resnet(152, CLASSES))
+    symbol = network.take_raw_images(network.build_resnet(layers, CLASSES))
     dtype = "bfloat16" if kind == "bfloat16" else "float32"
     trainer = Trainer(symbol, [mx.cpu()], (BATCH, 3, SIZE, SIZE), dtype=dtype)
     trainer.initialise({}, {})
@@ -98,11 +97,15 @@ def serve(kind):
     images = mx.nd.array(random.randint(0, 256, (BATCH, 3, SIZE, SIZE)), dtype="uint8")
     labels = random.randint(0, CLASSES, BATCH)
     batch = mx.io.DataBatch([images], [mx.nd.array(labels)], pad=0)
-    for _ in sys.stdin:
+
+    def work():
         probabilities = trainer.train(batch).asnumpy()
         trainer.settle()
-        print(-np.log(probabilities[np.arange(BATCH), labels]).mean(), flush=True)
+        loss = -np.log(probabilities[np.arange(BATCH), labels]).mean()
+        return BATCH, [float(loss)]
+
+    serve(work)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,9 +1,10 @@
 """What our training loop costs over the bare forward, backward and update of the same Module.
 
-    python -m benchmarks.training_loop [--rounds 5]
+    python -m benchmarks.training_loop
 
 ResNet-50 at 320 pixels, batches of 8, on a CPU, in turns: the bare Module on one synthetic batch,
-our loop on the same (`--benchmark 1`), and our loop on real records with the 2017 augmentation.
+our loop on the same (`--benchmark 1`), and our loop on records with the 2017 augmentation. Writes
+benchmarks/results/training_loop.json.
 """
 
 import argparse
@@ -11,18 +12,21 @@ import logging
 import os
 import tempfile
 
-from benchmarks.compare import describe, ratios, take_turns, write_result
+from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import data, fit, fit_flags, iterators, network
+from common.files import run_script
 from common.find_mxnet import mx
 
 BATCH, SIZE, CLASSES, BATCHES = 8, 320, 1000, 4
+BARE = "the bare Module on one batch"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
+    options = parser.parse_args()
+    layers = 18 if options.quick else 50
     logging.basicConfig(level=logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         images = [encode(make_photograph(number)) for number in range(BATCH * BATCHES)]
@@ -34,7 +38,7 @@ def main():
         synthetic = iterators.SyntheticIterator(
             BATCH, (3, SIZE, SIZE), CLASSES, num_batches=BATCHES
         )
-        run = start_run(args, synthetic)
+        run = start_run(args, layers, synthetic)
         batch = next(synthetic)
 
         def bare():
@@ -50,18 +54,17 @@ def main():
             return BATCH * BATCHES
 
         sides = {
-            "bare Module": bare,
-            "our loop, synthetic": lambda: loop(synthetic),
-            "our loop, real records": lambda: loop(real),
+            BARE: bare,
+            "on one batch": lambda: loop(synthetic),
+            "on records": lambda: loop(real),
         }
-        measured = take_turns(sides, rounds)
+        speeds = take_turns(sides, 1 if options.quick else options.rounds)
         real.close()
-    describe(measured)
-    result = {"measured": measured, "ratios": {}}
-    for name in list(sides)[1:]:
-        ratio = result["ratios"][name] = ratios(measured, name, "bare Module")
-        print(f"{name}: {ratio['median']:.3f} times the bare Module's speed", ratio)
-    write_result("training_loop", result)
+    comparisons = [
+        compare(f"the training loop {name}, ResNet-{layers}", speeds, name, {BARE: 0.97})
+        for name in list(sides)[1:]
+    ]
+    write_result("training_loop", {"comparisons": comparisons}, options.quick)
 
 
 def training_args(*flags):
@@ -74,13 +77,13 @@ def training_args(*flags):
     return parser.parse_args(["--image-shape", f"3,{SIZE},{SIZE}", *flags])
 
 
-def start_run(args, train):
-    """A training of a ResNet-50 from random weights."""
-    symbol = network.take_raw_images(network.build_resnet(50, CLASSES))
+def start_run(args, layers, train):
+    """A training of a ResNet from random weights."""
+    symbol = network.take_raw_images(network.build_resnet(layers, CLASSES))
     run = fit.Run(args, symbol, {}, {}, "fc1", train, None, [mx.cpu()], "device")
     run.start(begin_epoch=0)
     return run
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

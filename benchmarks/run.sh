@@ -1,0 +1,69 @@
+#!/bin/sh
+# Runs every benchmark with its peers, then makes the README's tables and charts of the results.
+#
+#   sh benchmarks/run.sh          about 70 minutes on two cores, which should have nothing else to do
+#   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
+#                                 results and tables go to benchmarks/quick/
+#   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      PyTorch takes its turns, too
+#
+# TORCH_PYTHON names a Python with what requirements/test-torch.txt lists. 14 GB of memory and 10 GB
+# of disk are needed. A benchmark that fails is named at the end, and does not keep the others.
+set -eu
+cd "$(dirname "$0")/.."
+
+case ${1:-} in
+'') quick='' ;;
+quick) quick=--quick ;;
+*)
+    echo "benchmarks/run.sh: $1: not known; sh benchmarks/run.sh [quick]" >&2
+    exit 2
+    ;;
+esac
+
+sh setup.sh
+here=.
+# shellcheck source=common/python.sh
+. "$here/common/python.sh"
+"$python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/sample.txt
+[ -n "${TORCH_PYTHON:-}" ] ||
+    echo "TORCH_PYTHON is not set: PyTorch is left out of feeding, training and submission"
+
+trap 'exit 130' INT
+failed=''
+number=0
+began=$(date +%s)
+
+# measure MINUTES WHAT MODULE [FLAG]: says what comes, runs it, says how long it took.
+measure() {
+    minutes=$1 what=$2 module=$3
+    shift 3
+    number=$((number + 1))
+    printf '\n== %s of 11: %s' "$number" "$what"
+    [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
+    printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
+    start=$(date +%s)
+    "$python" -m "benchmarks.$module" "$@" $quick || failed="$failed, $module${1:+ $1}"
+    echo "   took $(($(date +%s) - start)) s"
+}
+
+measure 2 "time and memory of mx_list.py for 10,000 to 1,000,000 images" lists
+measure 2 "photographs packed a second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
+measure 7 "memory of packing 3,000 large photographs" packing --large
+measure 4 "images fed a second: ours, MXNet's iterators, PyTorch's DataLoader" feeding
+measure 1 "memory of feeding over twenty epochs" loader_memory
+measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
+measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
+measure 3 "what the training loop costs over the bare Module" training_loop
+measure 11 "predicting with ResNet-152: ours, the way of 2017, PyTorch" submission
+measure 3 "time and memory of merging five networks of the whole challenge" merge
+measure 30 "what the network learns on the sample, with several seeds" learning
+
+printf '\n== The tables and charts\n'
+"$python" -m benchmarks.tables $quick || failed="$failed, tables"
+
+printf '\n== Done in %s min' "$((($(date +%s) - began) / 60))"
+if [ -n "$failed" ]; then
+    printf '; failed, and not new in the tables: %s\n' "${failed#, }"
+    exit 1
+fi
+printf '\n'

@@ -1,0 +1,110 @@
+"""A side of a comparison that is a process of its own, and works when it is told.
+
+What is fixed at the import (the number of threads), and what needs another Python (PyTorch), can so
+take turns with the others without starting anew. Standard library only: both Pythons import it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from common.files import ROOT, UserError
+
+
+class Side:
+    """Starts a process that calls `serve`, and tells it to work.
+
+    Attributes:
+        versions: `{title: version}` of what it computes with, besides what we do.
+        losses: of all batches that it trained.
+
+    Raises:
+        UserError: the process has ended; with the last line that it wrote to stderr.
+    """
+
+    def __init__(self, name, command):
+        self._name, self.losses = name, []
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+        self._process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            encoding="utf-8",
+        )
+        self.versions = self._answer()["versions"]  # when it is ready
+
+    def __call__(self):
+        """Have it work; return how many images that were."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        answer = self._answer()
+        self.losses += answer["losses"]
+        return answer["images"]
+
+    def _answer(self):
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self._process.wait()
+        self._stderr.seek(0)
+        words = self._stderr.read().decode(errors="replace").strip()
+        raise UserError(f"{self._name}: {words.splitlines()[-1] if words else 'ended'}")
+
+    def close(self):
+        """End the process."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._stderr.close()
+
+
+def serve(work, versions=None):
+    """In the process: say that it is ready, then work for each line of standard input.
+
+    Args:
+        work: returns (images, losses).
+        versions: `{title: version}`.
+    """
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    print(json.dumps({"versions": versions or {}}), file=answers, flush=True)
+    for _ in sys.stdin:
+        images, losses = work()
+        print(json.dumps({"images": images, "losses": losses}), file=answers, flush=True)
+
+
+def start_torch_sides(wanted):
+    """Start sides that compute with PyTorch, and say which are left out and why.
+
+    Args:
+        wanted: `{name: arguments of benchmarks/torch_peer.py}`.
+
+    Returns:
+        `{name: Side}`; empty where the environment variable TORCH_PYTHON names no Python.
+    """
+    python = os.environ.get("TORCH_PYTHON")
+    if not python:
+        print("PyTorch is left out: TORCH_PYTHON=/path/to/python names one that has it")
+        return {}
+    sides = {}
+    for name, arguments in wanted.items():
+        command = [python, "-m", "benchmarks.torch_peer", *map(str, arguments)]
+        try:
+            sides[name] = Side(name, command)
+        except UserError as error:
+            print(f"left out: {error}", flush=True)
+    return sides
+
+
+def close_all(sides):
+    """End the processes of `{name: Side}`; return the versions that they named."""
+    versions = {}
+    for side in sides.values():
+        versions.update(side.versions)
+        side.close()
+    return versions

@@ -1,0 +1,207 @@
+"""The README's tables and bar charts, of what the benchmarks measured.
+
+    python -m benchmarks.tables            benchmarks/results/*.json -> README.md, docs/planning.md
+    python -m benchmarks.tables --quick    benchmarks/quick/*.json -> benchmarks/quick/tables.md
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and nobody edits it by hand. Its
+chart lies beside the results, as PNG.
+"""
+
+import os
+import re
+import statistics
+
+from benchmarks import charts, plan
+from benchmarks.compare import (
+    QUICK_RESULTS,
+    RESULTS,
+    describe_range,
+    make_parser,
+    markdown,
+    ratios,
+    read_result,
+)
+from benchmarks.learning import KILLED, WORDS, accuracies, same_weights
+from common.files import ROOT, UserError, atomic_open, run_script
+
+PAGES = ["README.md", os.path.join("docs", "planning.md")]
+COMMANDS = {  # what is typed for a result, and begins its footnote
+    "packing": "python -m benchmarks.packing",
+    "packing_large": "python -m benchmarks.packing --large",
+    "feeding": "python -m benchmarks.feeding",
+    "loader_memory": "python -m benchmarks.loader_memory",
+    "training": "python -m benchmarks.training",
+    "training_loop": "python -m benchmarks.training_loop",
+    "submission": "python -m benchmarks.submission",
+    "lists": "python -m benchmarks.lists",
+    "merge": "python -m benchmarks.merge",
+    "scaling": "python -m benchmarks.scaling",
+    "learning": "python -m benchmarks.learning",
+}
+INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16"}
+
+
+def main():
+    args = make_parser(__doc__).parse_args()
+    results = {name: read_result(name, args.quick) for name in COMMANDS}
+    if args.quick:
+        draw_charts(results, QUICK_RESULTS)
+        path = os.path.join(QUICK_RESULTS, "tables.md")
+        with atomic_open(path) as stream:
+            for name in TABLES:
+                stream.write(f"## {name}\n\n{make_table(name, results, charts_in='.')}\n\n")
+        print(f"{path}: all tables")
+        return
+    draw_charts(results, RESULTS)
+    for page in PAGES:
+        path = os.path.join(ROOT, page)
+        with open(path, encoding="utf-8") as stream:
+            text = stream.read()
+        with atomic_open(path) as stream:
+            stream.write(fill(text, results))
+        print(f"{page}: its tables are those of benchmarks/results")
+
+
+def fill(text, results):
+    """Return a page with all its tables made anew.
+
+    Raises:
+        UserError: a marker names no table, or its end is missing.
+    """
+
+    def make(match):
+        name = match.group(1)
+        if name not in TABLES:
+            raise UserError(f"<!-- table: {name} -->: must be of {', '.join(TABLES)}")
+        return f"<!-- table: {name} -->\n{make_table(name, results)}\n<!-- end -->"
+
+    if text.count("<!-- table: ") != text.count("<!-- end -->"):
+        raise UserError("a <!-- table: --> has no <!-- end -->, or the other way round")
+    return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", make, text, flags=re.DOTALL)
+
+
+def make_table(name, results, charts_in="benchmarks/results"):
+    """Return a table in Markdown, with its chart above and its command and machine below."""
+    make, draw, sources = TABLES[name]
+    missing = [source for source in sources if not results[source]]
+    if missing:
+        return f"Not measured yet: `{COMMANDS[missing[0]]}`."
+    parts = [make(results, sources), footnote(results, sources)]
+    if draw is not None:
+        parts.insert(0, f"![the table below, as a chart]({charts_in}/{name}.png)")
+    return "\n\n".join(parts)
+
+
+def draw_charts(results, folder):
+    """Draw the charts of the tables that are measured."""
+    for name, (_, draw, sources) in TABLES.items():
+        if draw is not None and all(results[source] for source in sources):
+            draw(os.path.join(folder, f"{name}.png"), results, sources)
+
+
+# --- The tables ---------------------------------------------------------------------------------
+
+
+def ratio_table(results, sources):
+    """A row a peer: how many times as fast ours is, and the speeds of both."""
+    rows = []
+    for source in sources:
+        for comparison in results[source]["comparisons"]:
+            what, ours = comparison["what"], comparison["ours"]
+            for peer, theirs in comparison["against"].items():
+                times, _, spread = describe_range(ratios(ours, theirs)).partition(" ")
+                speeds = [describe_range([statistics.median(side)]) for side in (ours, theirs)]
+                rows.append([what, peer, f"**{times}** {spread}".strip(), *speeds])
+                what = ""  # once is enough
+    return markdown(["what", "against", "times as fast", "ours, images/s", "theirs"], rows)
+
+
+def cost_table(results, sources):
+    """A row a job: its time and its memory."""
+    large, merge, feeding = (results[name] for name in ("packing_large", "merge", "loader_memory"))
+    jobs = {
+        f"`mx_list.py`, {int(n):,} images": run for n, run in results["lists"]["images"].items()
+    }
+    jobs[f"`im2rec.py`, {large['photographs']:,} photographs of 6000x4000, two threads"] = large
+    what = f"`sub.py --merge`, {merge['networks']} networks, {merge['images']:,} images,"
+    jobs[f"{what} {merge['classes']:,} classes"] = merge
+    rows = [
+        [what, describe_range(run["seconds"]), f"{run['peak_bytes'] / 1e6:.0f}"]
+        for what, run in jobs.items()
+    ]
+    epochs = feeding["megabytes"]
+    what = f"feeding, {len(epochs)} epochs, of which the last ten added {feeding['growth']:.0f} MB"
+    rows.append([what, "", f"{max(epochs):.0f}"])
+    return markdown(["what", "seconds", "MB at most"], rows)
+
+
+def scaling_table(results, sources):
+    """A row a number of workers: the speed, and how many times that of one worker."""
+    packing, feeding = (results["scaling"][name] for name in ("packing", "feeding"))
+    rows = []
+    for workers in packing:
+        row = [workers]
+        for speeds in (packing, feeding):
+            times = describe_range(ratios(speeds[workers], speeds["1"]))
+            row += [describe_range(speeds[workers]), times if workers != "1" else ""]
+        rows.append(row)
+    times = "times one worker"
+    return markdown(["workers", "packing, images/s", times, "feeding, images/s", times], rows)
+
+
+def learning_table(results, sources):
+    """A row a variant: mean and standard deviation of the accuracy over the seeds."""
+    runs = results["learning"]["runs"]
+    rows = []
+    for name, words in WORDS.items():
+        if name in runs:
+            cells = [
+                "{:.1f} ± {:.1f}".format(*(100 * value for value in accuracies(runs[name], images)))
+                for images in ("test", "val")
+            ]
+            seconds = statistics.median(run["training_seconds"] for run in runs[name].values())
+            rows.append([words, len(runs[name]), *cells, f"{seconds:.0f}"])
+    table = markdown(["what", "seeds", "test top-1, %", "val top-1, %", "training, s"], rows)
+    if {KILLED, "plain"} <= runs.keys():
+        equal, count = same_weights(runs[KILLED], runs["plain"])
+        table += (
+            "\n\nWhat was killed and resumed ended with the very weights of the uninterrupted run"
+            f" in {equal} of {count} seeds."
+        )
+    return table
+
+
+def footnote(results, sources):
+    """Return the commands that a table is made by, and the machine that each ran on."""
+    commands = {}
+    for source in sources:
+        machine = describe_machine(results[source]["machine"])
+        commands.setdefault(machine, []).append(f"`{COMMANDS[source]}`")
+    return "\n\n".join(f"{', '.join(typed)}: {machine}." for machine, typed in commands.items())
+
+
+def describe_machine(machine):
+    """Return where and with what something was measured, in a line."""
+    instructions = "".join(f", {INSTRUCTIONS.get(i, i)}" for i in machine["instructions"])
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['cores']} cores{instructions}; {machine['system']},"
+        f" {versions}; {machine['date']}"
+    )
+
+
+TABLES = {  # name: (what writes it, what draws its chart, the results that it is made of)
+    "packing": (ratio_table, charts.draw_ratios, ["packing"]),
+    "feeding": (ratio_table, charts.draw_ratios, ["feeding"]),
+    "training": (ratio_table, charts.draw_ratios, ["training", "training_loop"]),
+    "submission": (ratio_table, charts.draw_ratios, ["submission"]),
+    "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
+    "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
+    "learning": (learning_table, charts.draw_learning, ["learning"]),
+    "rates": (plan.rates_table, None, ["scaling", "lists", "merge"]),
+    "plan": (plan.plan_table, None, ["scaling"]),
+}
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,100 @@
+"""The README's tables are those that benchmarks/tables.py makes of the results that are kept."""
+
+import os
+import sys
+
+import pytest
+
+from benchmarks import plan, tables
+from benchmarks.compare import read_result, take_turns
+from benchmarks.sides import Side
+from common.files import ROOT, UserError
+
+MACHINE = {
+    "processor": "Z80",
+    "cores": 2,
+    "instructions": ["avx512_bf16"],
+    "system": "CP/M",
+    "versions": {"Python": "3.11.7"},
+    "date": "2026-11-24",
+}
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_nobody_edited_a_table_by_hand(page):
+    results = {name: read_result(name) for name in tables.COMMANDS}
+    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
+        text = stream.read()
+    assert text == tables.fill(text, results)
+
+
+def test_a_ratio_is_told_with_its_spread_its_command_and_its_machine():
+    comparison = {"what": "packing", "ours": [30, 20, 10], "against": {"peer": [10, 10, 10]}}
+    results = {"packing": {"comparisons": [comparison], "machine": MACHINE}}
+    table = tables.make_table("packing", results)
+    assert "| packing | peer | **2.00** (1.00 to 3.00) | 20.0 | 10.0 |" in table
+    assert table.endswith(
+        "`python -m benchmarks.packing`: Z80, 2 cores, BF16; CP/M, Python 3.11.7; 2026-11-24."
+    )
+
+
+def test_what_was_not_measured_names_its_command():
+    page = tables.fill("<!-- table: scaling -->\nold\n<!-- end -->", {"scaling": {}})
+    assert "Not measured yet: `python -m benchmarks.scaling`." in page
+    assert "old" not in page
+
+
+def test_a_marker_of_no_table_is_refused():
+    with pytest.raises(UserError, match="<!-- table: speed -->: must be of packing, "):
+        tables.fill("<!-- table: speed -->\n<!-- end -->", {})
+
+
+def test_accuracies_are_told_with_mean_and_deviation_over_the_seeds():
+    seeds = {
+        str(seed): {"training_seconds": 40, "test": {"right": right, "of": 25}, "val": val}
+        for seed, right, val in ((0, 20, {"right": 7, "of": 21}), (1, 15, {"right": 7, "of": 21}))
+    }
+    results = {"learning": {"runs": {"ten-crops": seeds}, "machine": MACHINE}}
+    row = "| 2 | 70.0 ± 14.1 | 33.3 ± 0.0 | 40 |"
+    assert row in tables.make_table("learning", results)
+
+
+@pytest.mark.parametrize(
+    ("machines", "cores", "network", "slowest", "rate"),
+    [
+        (1, 8, 10, "GPUs", 400),  # 4 GPUs of 100 images/s
+        (1, 2, 10, "reading", 200),  # two cores of 100 images/s
+        # 48 images in 0.12 s, then 2 * 3/4 * 274 MB in 0.329 s, on four machines
+        (4, 8, 10, "network", 4 * 48 / (0.12 + 0.3291)),
+    ],
+)
+def test_the_plan_names_what_bounds_it(machines, cores, network, slowest, rate):
+    planned = plan.make_plan(machines, 4, 100, cores, network, packs=50, feeds=100)
+    assert planned.slowest == slowest
+    assert planned.rate == pytest.approx(rate, rel=1e-3)
+    assert planned.packing == pytest.approx(675_170 / (50 * cores))
+
+
+def test_every_chart_is_drawn(tmp_path):
+    ratio = {"what": "work", "ours": [2, 3], "against": {"peer": [1, 1]}}
+    run = {"training_seconds": 1, "test": {"right": 1, "of": 2}, "val": {"right": 1, "of": 2}}
+    speeds = {"1": [5, 6], "2": [9, 11]}
+    results = {name: {"comparisons": [ratio]} for name in tables.COMMANDS}
+    results["scaling"] = {"packing": speeds, "feeding": speeds}
+    results["learning"] = {"runs": {"plain": {"0": run, "1": run}}}
+    tables.draw_charts(results, str(tmp_path))
+    drawn = {name for name, (_, draw, _) in tables.TABLES.items() if draw}
+    assert {path.stem for path in tmp_path.glob("*.png")} == drawn
+
+
+def test_a_side_that_is_a_process_takes_turns_and_names_its_last_words():
+    code = """
+from benchmarks.sides import serve
+turns = iter([3, 3])
+serve(lambda: (next(turns), [0.5]), {"numbers": "1"})
+"""
+    side = Side("ours", [sys.executable, "-c", code])
+    assert len(take_turns({"ours": side}, rounds=1)["ours"]) == 1
+    assert (side.losses, side.versions) == ([0.5, 0.5], {"numbers": "1"})
+    with pytest.raises(UserError, match="ours: StopIteration"):
+        side()
