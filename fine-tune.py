@@ -35,27 +35,31 @@ def main():
         if args.test_io:
             return data.measure_reading(train)
         fit.check_batch_size(args, kv_store, contexts)
-        begin_epoch = fit.first_epoch(args)
-        fit.check_same_epoch(kv_store, begin_epoch)
-        if begin_epoch:
-            source = checkpoint.params_path(args.model_prefix, begin_epoch)
-            symbol, arg_params, aux_params = checkpoint.load(args.model_prefix, begin_epoch)
-            head, _ = network.find_head(symbol)
-        else:
-            source = args.pretrained_model
-            symbol, arg_params, aux_params, head = swap_pretrained_head(args, train.num_classes)
-        symbol = network.take_raw_images(symbol)
-        symbol = network.smooth_labels(symbol, args.label_smoothing)
-        untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
-        fit.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
-        fit.check_num_classes(arg_params, head, train.num_classes)
-        fit.fit(
-            args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch
-        )
+        with fit.only_run(args, kv_store):
+            fine_tune(args, train, val, contexts, kv_store)
     finally:
         train.close()
         if val is not None:
             val.close()
+
+
+def fine_tune(args, train, val, contexts, kv_store):
+    """Train the pretrained network, or go on with a checkpoint."""
+    begin_epoch = fit.first_epoch(args)
+    fit.check_same_epoch(kv_store, begin_epoch)
+    if begin_epoch:
+        source = checkpoint.params_path(args.model_prefix, begin_epoch)
+        symbol, arg_params, aux_params = checkpoint.load(args.model_prefix, begin_epoch)
+        head, _ = network.find_head(symbol)
+    else:
+        source = args.pretrained_model
+        symbol, arg_params, aux_params, head = swap_pretrained_head(args, train.num_classes)
+    symbol = network.take_raw_images(symbol)
+    symbol = network.smooth_labels(symbol, args.label_smoothing)
+    untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
+    fit.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
+    fit.check_num_classes(arg_params, head, train.num_classes)
+    fit.fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch)
 
 
 def swap_pretrained_head(args, num_classes):

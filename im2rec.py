@@ -17,7 +17,7 @@ import os
 import sys
 
 from common.encoding import Settings
-from common.files import UserError, held, require_file, run_script
+from common.files import UserError, held, run_script
 from common.help import HelpFormatter
 from common.image_folder import list_images, split_list
 from common.integrity import verify_records
@@ -172,7 +172,6 @@ def verify(prefix, args):
 
 def reindex(prefix):
     """Make the index of a record file anew."""
-    require_file(f"{prefix}.rec", "make it with: sh gen_rec.sh")
     with held(f"{prefix}.rec", "writing it"):
         keys, offsets = index_records(f"{prefix}.rec")
         write_index(f"{prefix}.idx", keys, offsets)

@@ -51,6 +51,16 @@ def num_workers(kv_store):
     return getattr(kv_store, "num_workers", 1)
 
 
+def only_run(args, kv_store):
+    """Return a context in which no other run may train to `--model-prefix`.
+
+    It begins before a network is loaded: a second one could take the first one's memory.
+    """
+    if args.dry_run or rank(kv_store):
+        return contextlib.nullcontext()
+    return held(args.model_prefix, "training to it")
+
+
 def first_epoch(args):
     """Return how many epochs are trained already: `--load-epoch`, or what `--resume` finds."""
     if not args.resume:
@@ -140,8 +150,7 @@ def fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_sto
     run.start(begin_epoch)
     if args.dry_run:
         run.tell_needs()
-        return
-    with held(args.model_prefix, "training to it") if run.is_first else contextlib.nullcontext():
+    else:
         run.train_epochs()
 
 
@@ -218,13 +227,15 @@ class Run:
                     logging.info("%d epochs are trained already: nothing is left to do", saved)
                 if args.initial_validation or self.history.lacks_validation(saved):
                     self._validate(saved)
-                self._prune(saved)  # where the run was killed before it did
+                self._draw_curves()  # where the run was killed before it did
+                self._prune(saved)
             for epoch in range(saved, args.num_epochs):
                 meter = self.train_epoch(epoch)
                 if self.is_first:
                     self._save(epoch + 1, meter)
                     saved = epoch + 1
                     self._validate(saved)
+                    self._draw_curves()
                     self._prune(saved)
         except (KeyboardInterrupt, OSError):  # stopped, or the disk is full
             if self.is_first:
@@ -296,7 +307,7 @@ class Run:
         logging.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
 
     def _validate(self, epochs_done):
-        """Score the validation set, and put it into the log and the curves."""
+        """Score the validation set, and put it into the log."""
         if self.val is None:
             return
         tally = Tally(self.top_ks)
@@ -312,8 +323,11 @@ class Run:
         for name, value in tally.named():
             logging.info("%s-%s=%f", title, name, value)
         self.history.update(epochs_done, tally.row("val_"))
-        prefix = self.args.model_prefix
-        report.plot_curves(log_path(prefix), f"{prefix}-curves.png")
+
+    def _draw_curves(self):
+        if self.history.rows:
+            prefix = self.args.model_prefix
+            report.plot_curves(log_path(prefix), f"{prefix}-curves.png")
 
     def _prune(self, epochs_done):
         if self.args.keep:

@@ -307,9 +307,8 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
 
 
 def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub):
-    rec = write_records(
-        folder / "test", [encode(make_photograph(i, 48, 64)) for i in range(9)], range(9)
-    )
+    photographs = [encode(make_photograph(i, 48, 64)) for i in range(9)]
+    rec = write_records(folder / "test", photographs, range(9), first_key=100)
     symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
     arg_params["fc1_bias"][:] = np.nan
     checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
