@@ -10,13 +10,12 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 -curves.png (how it goes); once: MODEL-PREFIX-symbol.json and -config.json (what was run).
 """
 
-import argparse
 import logging
 import math
 
 from common import checkpoint, data, devices, fit, fit_flags, modelzoo, network
 from common.files import UserError, run_script
-from common.help import HelpFormatter
+from common.help import HelpFormatter, Parser, number, whole
 
 
 def main():
@@ -34,7 +33,7 @@ def main():
             return data.preview(train, args.preview)
         if args.test_io:
             return data.measure_reading(train)
-        fit.check_batch_size(args, kv_store, contexts)
+        fit.check_batch_size(args, contexts)
         with fit.only_run(args, kv_store):
             fine_tune(args, train, val, contexts, kv_store)
     finally:
@@ -78,9 +77,7 @@ def swap_pretrained_head(args, num_classes):
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter, allow_abbrev=False)
     group = parser.add_argument_group("Network")
     group.add_argument(
         "--pretrained-model",
@@ -90,7 +87,7 @@ def parse_args():
     )
     group.add_argument(
         "--pretrained-epoch",
-        type=int,
+        type=whole,
         help="which .params file of the prefix, where there are several",
     )
     group.add_argument(
@@ -100,7 +97,7 @@ def parse_args():
     )
     group.add_argument(
         "--head-lr-mult",
-        type=float,
+        type=number,
         default=1.0,
         help="factor of the learning rate for the new head, as 10",
     )
@@ -111,7 +108,7 @@ def parse_args():
     )
     group.add_argument(
         "--dropout",
-        type=float,
+        type=number,
         default=0.0,
         help="share of features dropped before the head, 0 to 1",
     )

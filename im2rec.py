@@ -16,9 +16,9 @@ import glob
 import os
 import sys
 
-from common.encoding import Settings
+from common.encoding import MAX_JPEG_SIDE, Settings
 from common.files import UserError, held, run_script
-from common.help import HelpFormatter
+from common.help import HelpFormatter, Parser, check_ranges, number, whole
 from common.image_folder import list_images, split_list
 from common.integrity import verify_records
 from common.packing import pack_list
@@ -29,7 +29,7 @@ FAILURES_SHOWN = 5
 
 def parse_args():
     """Read the flags: those of MXNet's tool, and five of ours."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make an image list, or pack the images of a list into a record file.",
         epilog="example: python im2rec.py --resize 512 --num-thread 20 data/train data",
         formatter_class=HelpFormatter,
@@ -55,15 +55,15 @@ def parse_args():
     packing = parser.add_argument_group("packing")
     packing.add_argument("--pass-through", action="store_true", help="pack the files' own bytes")
     packing.add_argument(
-        "--resize", type=int, default=0, help="shorter side in pixels; 0 keeps the size"
+        "--resize", type=whole, default=0, help="shorter side in pixels; 0 keeps the size"
     )
     packing.add_argument("--center-crop", action="store_true", help="crop to the central square")
     packing.add_argument(
-        "--quality", type=int, default=95, help="of JPEG, 1 to 100; compression of PNG, 1 to 9"
+        "--quality", type=whole, default=95, help="of JPEG, 1 to 100; compression of PNG, 1 to 9"
     )
     packing.add_argument("--num-thread", type=positive, default=1, help="images at a time")
     packing.add_argument(
-        "--color", type=int, default=1, choices=[-1, 0, 1], help="1 colour, 0 grey, -1 as it is"
+        "--color", type=whole, default=1, choices=[-1, 0, 1], help="1 colour, 0 grey, -1 as it is"
     )
     packing.add_argument("--encoding", default=".jpg", choices=[".jpg", ".png"], help="format")
     packing.add_argument("--pack-label", action="store_true", help="pack all labels of a line")
@@ -86,18 +86,18 @@ def parse_args():
 
 def positive(text):
     """Parse a whole number above 0."""
-    number = int(text)
-    if number < 1:
+    value = whole(text)
+    if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: must be 1 or more")
-    return number
+    return value
 
 
 def ratio(text):
     """Parse a number from 0 to 1."""
-    number = float(text)
-    if not 0 <= number <= 1:
+    value = number(text)
+    if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text}: must be from 0 to 1")
-    return number
+    return value
 
 
 def main():
@@ -123,8 +123,7 @@ def pack(prefix, args):
         others = ", ".join(sorted(glob.glob(glob.escape(prefix) + "*.lst"))[:3])
         mend = f"name one of {others}" if others else "make it with: python mx_list.py"
         raise UserError(f"{prefix}.lst: not found; {mend}")
-    if args.resize < 0 or not 0 <= args.quality <= 100:
-        raise UserError("--resize must be 0 or more, --quality 0 to 100")
+    check_ranges(args, {"resize": (0, MAX_JPEG_SIDE), "quality": (0, 100), "num_thread": (1, 1024)})
     settings = Settings(
         resize=args.resize,
         center_crop=args.center_crop,
@@ -184,6 +183,8 @@ def make_lists(prefix, args):
     if args.train_ratio + args.test_ratio > 1 + 1e-9:
         raise UserError("--train-ratio and --test-ratio: are more than 1 together")
     entries, labels = list_images(args.root, args.recursive, args.exts)
+    if args.chunks > len(entries):
+        raise UserError(f"--chunks {args.chunks}: more lists than the {len(entries)} images")
     for folder, label in labels.items():
         print(folder, label)
     parts = split_list(entries, args.shuffle, args.chunks, args.train_ratio, args.test_ratio)

@@ -10,7 +10,6 @@ test.lst: lines of INDEX<tab>LABEL<tab>PATH in random order. INDEX is the image 
 the ids are no numbers), LABEL the rank of the category id (0 for test), PATH lies below DIR.
 """
 
-import argparse
 import collections
 import contextlib
 import os
@@ -20,7 +19,7 @@ import sys
 
 from common.annotations import annotation_path, read_annotations
 from common.files import DATA_DIR, UserError, held, run_script
-from common.help import HelpFormatter
+from common.help import HelpFormatter, Parser, number, whole
 from common.progress import Progress
 from common.recordio import MAX_KEY, ListEntry, write_list
 
@@ -29,14 +28,14 @@ NAMES_SHOWN = 5
 
 def parse_args():
     """Read the flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Make the lists that im2rec.py packs, from the annotations of the challenge.",
         epilog="example: python mx_list.py --val-into-train 0.9 --check",
         formatter_class=HelpFormatter,
     )
     where = parser.add_argument_group("what is read and written")
     where.add_argument("--data-dir", default=DATA_DIR, help="holds the JSON, gets the lists")
-    where.add_argument("--year", type=int, default=2017, help="year in the names of the JSON")
+    where.add_argument("--year", type=whole, default=2017, help="year in the names of the JSON")
     where.add_argument(
         "--sets", nargs="+", default=["train", "val", "test"], help="sets to make a list of"
     )
@@ -44,7 +43,7 @@ def parse_args():
     lists.add_argument("--seed", type=int, default=0, help="of the random order")
     lists.add_argument(
         "--val-into-train",
-        type=float,
+        type=number,
         default=0.0,
         metavar="FRACTION",
         help="move this share of val into train.lst, the same share of each category; 0 to below 1",

@@ -28,6 +28,7 @@ from common.devices import contexts
 from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target, run_script
 from common.fit_flags import check_dtype
+from common.help import Parser
 from common.image_set import Selection, open_image_set, read_categories, train_labels
 from common.network import convert_precision, take_raw_images
 from common.predict import Predictor, add_view_args, load_views, settle_view_args
@@ -52,9 +53,7 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("epoch", nargs="?", metavar="EPOCH", help="checkpoint to read; several: 21,24,27")
     add("gpu", nargs="?", metavar="GPU", help="device; several: 0,1; the CPU: cpu or -1")
@@ -102,7 +101,7 @@ def settle_args(args):
     args.networks = [(prefix, epoch) for prefix in prefixes for epoch in epochs]
     count = len(args.merge or args.networks)
     args.weights = numbers("--weights", args.weights, float) if args.weights else [1.0] * count
-    if len(args.weights) != count or not all(0 < weight < np.inf for weight in args.weights):
+    if len(args.weights) != count or not all(1e-30 < weight < 1e30 for weight in args.weights):
         raise UserError(f"--weights: must be {count} positive numbers, one for each network")
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
     args.output = args.output or f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"

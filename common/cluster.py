@@ -18,6 +18,7 @@ import sys
 import time
 
 from common.files import ROOT, Terminated, UserError, run_script
+from common.help import Parser, whole
 
 SERVER = [sys.executable, "-c", "import common.find_mxnet"]  # MXNet serves while it is imported
 SECONDS_TO_END = 15  # between a request to stop and the end by force
@@ -39,7 +40,7 @@ def main():
 
 def parse_args():
     """Read the command line; what is behind `--` is the worker's command."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sh cluster.sh",
         description=__doc__,
         usage="sh cluster.sh [--port PORT] [--root ADDRESS] HOST,HOST,... -- COMMAND",
@@ -47,7 +48,7 @@ def parse_args():
     )
     parser.add_argument("hosts", help="machines apart by commas: localhost, or names for ssh")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what each worker runs")
-    parser.add_argument("--port", type=int, help="of the scheduler (default: a free one)")
+    parser.add_argument("--port", type=whole, help="of the scheduler (default: a free one)")
     parser.add_argument(
         "--root", help="this machine's address as the hosts see it (default: asked)"
     )

@@ -6,6 +6,7 @@ import os
 
 from common.augmentation import train_image
 from common.data_flags import (
+    MAX_CLASSES,
     add_data_args,
     add_data_aug_args,
     augmentation_of,
@@ -19,8 +20,6 @@ from common.find_mxnet import mx
 from common.image import eval_image, eval_side
 from common.iterators import RecordIterator, SyntheticIterator, measure_reading, preview
 from common.loader import Loader, RecordSource
-
-MAX_CLASSES = 1 << 20  # a damaged label would ask for a head of gigabytes
 
 __all__ = [
     "add_data_args",
@@ -54,6 +53,7 @@ def get_record_iterators(args, kv_rank=0, kv_num_workers=1):
     else:
         logging.warning("%s/val.rec: not found; training goes without validation", args.data_dir)
     num_classes = _check_contents(args, train_source, val_source)
+    _check_batch_size(args, train_source, kv_num_workers)
     for source in filter(None, (train_source, val_source)):
         source.num_classes = num_classes
 
@@ -140,6 +140,15 @@ def _check_contents(args, train_source, val_source):
         )
     args.num_classes, args.num_examples = num_classes, len(train_source)
     return num_classes
+
+
+def _check_batch_size(args, train_source, num_workers):
+    images = len(train_source) // num_workers
+    if args.batch_size > images:
+        raise UserError(
+            f"--batch-size {args.batch_size}: is more than the {images} images of"
+            f" {train_source.path} for each worker; take at most {images}"
+        )
 
 
 def normalize_input(symbol, args):

@@ -9,11 +9,13 @@ import functools
 import logging
 import os
 
-import numpy as np
-
 from common.augmentation import Augmentation
 from common.files import DATA_DIR, UserError
+from common.help import TypedAction, check_ranges, number, whole
 from common.loader import MAX_BAD_IMAGES
+
+MAX_SIDE = 10_000  # pixels: of which one image takes 300 MB
+MAX_CLASSES = 1 << 20  # a damaged label would ask for a head of gigabytes
 
 # What the levels of MXNet's examples turn on; all else is off.
 _OFF = {
@@ -60,24 +62,28 @@ def add_data_args(parser):
     add(
         "--image-shape", default="3,320,320", help="what the network sees: 3,HEIGHT,WIDTH in pixels"
     )
-    add("--num-classes", type=int, help="classes of the network (default: those in the records)")
-    add("--num-examples", type=int, help="training images (default: the number of records)")
+    add("--num-classes", type=whole, help="classes of the network (default: those in the records)")
+    add("--num-examples", type=whole, help="training images (default: the number of records)")
     add("--rgb-mean", default="0,0,0", help="mean of each colour, 0 to 255, that is subtracted")
     add("--rgb-std", default="1,1,1", help="then each colour is divided by this")
-    add("--data-nthreads", type=int, default=_num_cores(), help="threads that decode images")
-    add("--batches-ahead", type=int, default=4, help="batches decoded before they are needed")
+    add("--data-nthreads", type=whole, default=_num_cores(), help="threads that decode images")
+    add("--batches-ahead", type=whole, default=4, help="batches decoded before they are needed")
     add(
-        "--fast-decode", type=int, default=0, choices=[0, 1], help="decode large JPEGs at half size"
+        "--fast-decode",
+        type=whole,
+        default=0,
+        choices=[0, 1],
+        help="decode large JPEGs at half size",
     )
     add(
         "--max-bad-images",
-        type=float,
+        type=number,
         default=MAX_BAD_IMAGES,
         help="share of images, 0 to 1, that may be unreadable before the run stops",
     )
     add(
         "--class-balance",
-        type=float,
+        type=number,
         default=0.0,
         help="0: every image once an epoch; 1: every class equally often; 0.5: in between",
     )
@@ -87,8 +93,14 @@ def add_data_args(parser):
         default="float32",
         help="what the network computes in: float32, float16, bfloat16",
     )
-    add("--benchmark", type=int, default=0, choices=[0, 1], help="1: train on made-up images")
-    add("--test-io", type=int, default=0, choices=[0, 1], help="1: measure reading alone, and stop")
+    add("--benchmark", type=whole, default=0, choices=[0, 1], help="1: train on made-up images")
+    add(
+        "--test-io",
+        type=whole,
+        default=0,
+        choices=[0, 1],
+        help="1: measure reading alone, and stop",
+    )
     add("--preview", metavar="PNG", help="write a picture of one augmented batch, and stop")
     return group
 
@@ -97,53 +109,47 @@ def add_data_aug_args(parser):
     """Add the flags that say how training images are changed at random."""
     defaults = Augmentation()
     group = parser.add_argument_group("Augmentation", "how training images are changed at random")
-    add = functools.partial(group.add_argument, action=_TypedAction)
-    switch = {"type": int, "choices": [0, 1]}
+    add = functools.partial(group.add_argument, action=TypedAction)
+    switch = {"type": whole, "choices": [0, 1]}
     group.add_argument(
         "--data-aug-level",
-        type=int,
+        type=whole,
         choices=[0, 1, 2, 3],
         action=_LevelAction,
         help="a set of these flags, as in MXNet's examples: 0 none, 1 random crop and mirror, 2 and"
         " HLS colours, 3 and shapes (default: the 2017 baseline's set)",
     )
     add("--random-resized-crop", default=1, **switch, help="1: crop a random share of the image")
-    add("--max-random-area", type=float, default=defaults.area[1], help="largest share, 0 to 1")
-    add("--min-random-area", type=float, default=defaults.area[0], help="least share, 0 to 1")
+    add("--max-random-area", type=number, default=defaults.area[1], help="largest share, 0 to 1")
+    add("--min-random-area", type=number, default=defaults.area[0], help="least share, 0 to 1")
     add(
         "--max-random-aspect-ratio",
-        type=float,
+        type=number,
         help="largest width to height; without a least one: how far it is from 1 at most"
         " (default: 4/3 for the random resized crop, else 0)",
     )
-    add("--min-random-aspect-ratio", type=float, help="least width to height (default: 3/4)")
-    add("--resize", type=int, help="without it: shorter side in pixels (default: validation's)")
+    add("--min-random-aspect-ratio", type=number, help="least width to height (default: 3/4)")
+    add("--resize", type=whole, help="without it: shorter side in pixels (default: validation's)")
     add("--random-crop", default=1, **switch, help="without it: 1 crops anywhere, 0 the centre")
-    add("--max-crop-size", type=int, default=-1, help="without it: largest side of a crop, pixels")
-    add("--min-crop-size", type=int, default=-1, help="without it: least side of a crop, pixels")
+    add(
+        "--max-crop-size", type=whole, default=-1, help="without it: largest side of a crop, pixels"
+    )
+    add("--min-crop-size", type=whole, default=-1, help="without it: least side of a crop, pixels")
     add("--random-mirror", default=1, **switch, help="1: mirror every second image")
-    add("--pad-size", type=int, default=0, help="pixels put around the image before cropping")
-    add("--fill-value", type=int, default=255, help="grey level of what is put around, 0 to 255")
-    add("--max-random-rotate-angle", type=float, default=0, help="degrees, either way")
-    add("--max-random-shear-ratio", type=float, default=0.0, help="either way, 0 to 1")
-    add("--max-random-scale", type=float, default=1.0, help="largest factor of the size")
-    add("--min-random-scale", type=float, default=1.0, help="least factor of the size")
-    add("--max-random-h", type=int, default=0, help="hue, either way, 180 is a circle")
-    add("--max-random-s", type=int, default=0, help="saturation in HLS, either way, of 255")
-    add("--max-random-l", type=int, default=0, help="lightness in HLS, either way, of 255")
-    add("--brightness", type=float, default=defaults.brightness, help="jitter, 0 to 1")
-    add("--contrast", type=float, default=defaults.contrast, help="jitter, 0 to 1")
-    add("--saturation", type=float, default=defaults.saturation, help="jitter, 0 to 1")
-    add("--pca-noise", type=float, default=defaults.pca_noise, help="lighting noise, 0 to 1")
+    add("--pad-size", type=whole, default=0, help="pixels put around the image before cropping")
+    add("--fill-value", type=whole, default=255, help="grey level of what is put around, 0 to 255")
+    add("--max-random-rotate-angle", type=number, default=0, help="degrees, either way")
+    add("--max-random-shear-ratio", type=number, default=0.0, help="either way, 0 to 1")
+    add("--max-random-scale", type=number, default=1.0, help="largest factor of the size")
+    add("--min-random-scale", type=number, default=1.0, help="least factor of the size")
+    add("--max-random-h", type=whole, default=0, help="hue, either way, 180 is a circle")
+    add("--max-random-s", type=whole, default=0, help="saturation in HLS, either way, of 255")
+    add("--max-random-l", type=whole, default=0, help="lightness in HLS, either way, of 255")
+    add("--brightness", type=number, default=defaults.brightness, help="jitter, 0 to 1")
+    add("--contrast", type=number, default=defaults.contrast, help="jitter, 0 to 1")
+    add("--saturation", type=number, default=defaults.saturation, help="jitter, 0 to 1")
+    add("--pca-noise", type=number, default=defaults.pca_noise, help="lighting noise, 0 to 1")
     return group
-
-
-class _TypedAction(argparse.Action):
-    """Keeps a flag's value, and in `namespace.typed` that the flag was typed."""
-
-    def __call__(self, parser, namespace, value, option_string=None):
-        setattr(namespace, self.dest, value)
-        namespace.typed = [*getattr(namespace, "typed", []), self.dest]
 
 
 class _LevelAction(argparse.Action):
@@ -167,20 +173,32 @@ def parse_image_shape(text):
         shape = tuple(int(part) for part in text.split(","))
     except ValueError:
         shape = ()
-    if len(shape) != 3 or shape[0] != 3 or min(shape) < 1:
-        raise UserError(f"--image-shape {text}: must be 3,HEIGHT,WIDTH in pixels, as 3,320,320")
+    if len(shape) != 3 or shape[0] != 3 or min(shape) < 1 or max(shape) > MAX_SIDE:
+        raise UserError(
+            f"--image-shape {text}: must be 3,HEIGHT,WIDTH in pixels, as 3,320,320, of at most"
+            f" {MAX_SIDE}"
+        )
     return shape
+
+
+def check_batch_fits(batch_size, height, width):
+    """Raise `UserError` where a batch of such images is more than MXNet can hold."""
+    if batch_size * 3 * height * width >= 1 << 31:
+        raise UserError(
+            f"--batch-size {batch_size}: so many images of {height}x{width} are more than the 2^31"
+            " numbers of an array of MXNet"
+        )
 
 
 def parse_colors(flag, text):
     """Return three numbers of `--rgb-mean R,G,B` or `--rgb-std`, or raise `UserError`."""
     try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
+        values = tuple(number(part) for part in text.split(","))
+    except argparse.ArgumentTypeError:
         values = ()
     if len(values) == 1:
         values *= 3
-    if len(values) != 3 or not np.isfinite(values).all():
+    if len(values) != 3:
         raise UserError(f"{flag} {text}: must be three numbers, RED,GREEN,BLUE")
     return values
 
@@ -192,26 +210,27 @@ def check_flags(args):
     ranges.update(
         batch_size=(1, None),
         data_nthreads=(1, 1024),
-        batches_ahead=(1, None),
+        batches_ahead=(1, 1024),
         seed=(0, 2**64 - 1),
-        num_classes=(1, None),
+        num_classes=(1, MAX_CLASSES),
         num_examples=(1, None),
-        resize=(1, None),
-        pad_size=(0, None),
+        resize=(1, MAX_SIDE),
+        max_crop_size=(-1, MAX_SIDE),
+        min_crop_size=(-1, MAX_SIDE),
+        pad_size=(0, MAX_SIDE),
+        max_random_scale=(0, 10),
+        max_random_aspect_ratio=(0, 100),
+        min_random_aspect_ratio=(0.01, 100),
         fill_value=(0, 255),
         max_random_h=(0, 180),
         max_random_s=(0, 255),
         max_random_l=(0, 255),
         max_random_rotate_angle=(0, 360),  # MXNet's range
         max_random_shear_ratio=(0, 1),
-        pca_noise=(0, None),
+        pca_noise=(0, 10),
     )
-    for name, (least, largest) in ranges.items():
-        value = getattr(args, name)
-        if value is None or (value >= least and (largest is None or value <= largest)):
-            continue
-        limits = f"{least} to {largest}" if largest is not None else f"{least} or more"
-        raise UserError(f"--{name.replace('_', '-')} {value}: must be {limits}")
+    check_ranges(args, ranges)
+    check_batch_fits(args.batch_size, *parse_image_shape(args.image_shape)[1:])
     parse_colors("--rgb-mean", args.rgb_mean)
     if 0 in parse_colors("--rgb-std", args.rgb_std):
         raise UserError(f"--rgb-std {args.rgb_std}: divides, so it must not be 0")

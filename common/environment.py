@@ -3,7 +3,6 @@
 The first thing to send with a bug report. It ends with what to do next.
 """
 
-import argparse
 import contextlib
 import glob
 import mmap
@@ -17,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from common.annotations import annotation_path
 from common.files import DATA_DIR, MODEL_DIR, ROOT, UserError
+from common.help import Parser
 
 # The wheels that bring the module `mxnet`, as their packages are called.
 _MXNET_WHEELS = ("mxnet", "mxnet-cu117", "mxnet-cu80")
@@ -28,7 +28,7 @@ _LINE = re.compile(rb"\n")
 
 def main():
     """Print the report; a `UserError` at its end says why MXNet does not start."""
-    parser = argparse.ArgumentParser(prog="python -m common.find_mxnet", description=__doc__)
+    parser = Parser(prog="python -m common.find_mxnet", description=__doc__)
     parser.add_argument("--data-dir", default=DATA_DIR, help="(default: %(default)s)")
     parser.add_argument("--model-dir", default=MODEL_DIR, help="(default: %(default)s)")
     args = parser.parse_args()

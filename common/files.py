@@ -37,9 +37,9 @@ class Terminated(KeyboardInterrupt):
 def run_script(main):
     """Run a script's `main()` and leave the process with its exit status.
 
-    A `UserError`, and an operating-system error about a named file, end in one line on stderr and
-    status 2; Ctrl-C ends with 130, SIGTERM with 143. Anything else is a bug and keeps its
-    traceback.
+    A `UserError`, an operating-system error about a named file, and a lack of memory end in one
+    line on stderr and status 2; Ctrl-C ends with 130, SIGTERM with 143. Anything else is a bug and
+    keeps its traceback.
     """
     name = os.path.basename(sys.argv[0])
     for stream in ("stdout", "stderr"):
@@ -62,6 +62,9 @@ def run_script(main):
     except KeyboardInterrupt:
         print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
         status = 130
+    except MemoryError as error:
+        reason = str(error) or "the machine gives no more"
+        status = _complain(name, f"out of memory ({reason}); a smaller batch or image needs less")
     except BrokenPipeError:  # `script | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 141

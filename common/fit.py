@@ -118,16 +118,8 @@ def check_num_classes(arg_params, head, num_classes):
         )
 
 
-def check_batch_size(args, kv_store, contexts):
-    """Raise `UserError` where a batch is more than the data, or less than an image a device."""
-    if args.benchmark:
-        return
-    images = args.num_examples // num_workers(kv_store)
-    if args.batch_size > images:
-        raise UserError(
-            f"--batch-size {args.batch_size}: is more than the {images} images of"
-            f" {args.data_train or 'train.rec'} for each worker; take at most {images}"
-        )
+def check_batch_size(args, contexts):
+    """Raise `UserError` where a batch is less than an image a device."""
     if args.batch_size < len(contexts):
         raise UserError(
             f"--batch-size {args.batch_size}: is less than an image for each of the"

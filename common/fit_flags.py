@@ -6,6 +6,7 @@ import os
 
 from common import devices, schedule
 from common.files import MODEL_DIR, UserError
+from common.help import number, whole
 
 DTYPES = ("float32", "float16", "bfloat16")
 KV_STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
@@ -35,11 +36,11 @@ def add_fit_args(parser):
         help="compression of gradients on their way between devices (not with local)",
     )
     devices_group.add_argument(
-        "--gc-threshold", type=float, default=0.5, help="threshold of the 2bit compression"
+        "--gc-threshold", type=number, default=0.5, help="threshold of the 2bit compression"
     )
     devices_group.add_argument(
         "--loss-scale",
-        type=float,
+        type=number,
         default=128.0,
         help="what float16 multiplies the loss with, so that small gradients survive",
     )
@@ -48,17 +49,17 @@ def add_fit_args(parser):
 
     group = parser.add_argument_group("Training")
     group.add_argument(
-        "--batch-size", type=int, default=48, help="images a batch, of all devices together"
+        "--batch-size", type=whole, default=48, help="images a batch, of all devices together"
     )
     group.add_argument(
         "--label-smoothing",
-        type=float,
+        type=number,
         default=0.0,
         help="share of the truth that is spread over the other classes, 0 to below 1",
     )
     group.add_argument(
         "--ema",
-        type=float,
+        type=number,
         default=0.0,
         metavar="DECAY",
         help="decay of a moving average of the weights (0.999), saved as MODEL-PREFIX-ema; 0: none",
@@ -67,7 +68,7 @@ def add_fit_args(parser):
         "--top-k", default="5", help="top-k accuracies to tell, as 3,5; 1 and 5 are always told"
     )
     group.add_argument(
-        "--disp-batches", type=int, default=20, help="batches between two lines of the log"
+        "--disp-batches", type=whole, default=20, help="batches between two lines of the log"
     )
 
     group = parser.add_argument_group("Checkpoints")
@@ -78,7 +79,7 @@ def add_fit_args(parser):
     )
     group.add_argument(
         "--load-epoch",
-        type=int,
+        type=whole,
         default=0,
         help="0: start from the pretrained network; N: go on after epoch N of --model-prefix",
     )
@@ -89,14 +90,14 @@ def add_fit_args(parser):
     )
     group.add_argument(
         "--keep",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
         help="keep the N newest checkpoints and the best by validation top-5; 0: all",
     )
     group.add_argument(
         "--initial-validation",
-        type=int,
+        type=whole,
         default=1,
         choices=[0, 1],
         help="1: validate before the first epoch, too",
@@ -126,6 +127,8 @@ def check_flags(args):
         raise UserError(f"--dtype {args.dtype}: must be one of {', '.join(DTYPES)}")
     parse_top_k(args.top_k)
     folder = os.path.dirname(os.path.abspath(args.model_prefix))
+    if os.path.basename(args.model_prefix) in ("", ".", ".."):
+        raise UserError(f"--model-prefix {args.model_prefix}: add what the names begin with")
     if not os.path.isdir(folder):
         raise UserError(f"--model-prefix {args.model_prefix}: there is no folder {folder}; make it")
     if not os.access(folder, os.W_OK):

@@ -31,6 +31,7 @@ from common import (
 from common.catalogue import CATALOGUE
 from common.files import MODEL_DIR, ROOT, UserError, atomic_open, require_file, run_script
 from common.find_mxnet import mx
+from common.help import Parser, number, whole
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -86,6 +87,8 @@ def import_network(path, name, model_dir=MODEL_DIR, variant=None, mean=None, std
         parts = onnx_files.read_network(path, mean, std)
     else:
         parts = _read_torch(path, variant)
+    if not name or os.path.basename(name) != name:
+        raise UserError(f"--name {name}: must be a name, without a folder; see --model-dir")
     os.makedirs(model_dir, exist_ok=True)
     prefix = os.path.join(model_dir, name)
     checkpoint.save(prefix, 0, *_as_arrays(*parts))
@@ -196,7 +199,12 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
             return
     symbol, arg_params, aux_params = load_pretrained(name, model_dir, epoch)
     shape = {"data": (1, 3, image_size, image_size)}
-    mx.viz.print_summary(symbol, shape)
+    try:
+        mx.viz.print_summary(symbol, shape)
+    except mx.base.MXNetError:
+        raise UserError(
+            f"--image-size {image_size}: this network cannot take such images"
+        ) from None
     trained, running = (
         sum(array.size for array in params.values()) for params in (arg_params, aux_params)
     )
@@ -233,19 +241,19 @@ def verify(prefix):
 
 
 def _numbers(text):
-    numbers = tuple(float(part) for part in text.split(","))
+    numbers = tuple(number(part) for part in text.split(","))
     if len(numbers) != 3:
         raise argparse.ArgumentTypeError(f"{text}: three numbers, R,G,B")
     return numbers
 
 
 def _parser():
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m common.modelzoo",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Parser(add_help=False)
     shared.add_argument(
         "--model-dir", default=MODEL_DIR, help="folder of the networks (default: %(default)s)"
     )
@@ -258,8 +266,10 @@ def _parser():
     add("fetch", "fetch a network of the catalogue").add_argument("name")
     info = add("info", "layers and parameters of a network, its source, licence and accuracy")
     info.add_argument("name", help="a name of the catalogue, a prefix, or a file to import")
-    info.add_argument("--epoch", type=int, help="which of several .params (default: the only one)")
-    info.add_argument("--image-size", type=int, default=224, help="pixels (default: %(default)s)")
+    info.add_argument(
+        "--epoch", type=whole, help="which of several .params (default: the only one)"
+    )
+    info.add_argument("--image-size", type=whole, default=224, help="pixels (default: %(default)s)")
     info.add_argument("--plot", metavar="FILE", help="draw the network as .pdf, .png or .svg")
     importing = add("import", "make a network of a PyTorch checkpoint or an ONNX file")
     importing.add_argument("file", help="a .pth, .pt, .safetensors or .onnx file")
@@ -300,11 +310,13 @@ def main():
         print(f"{prefix}-symbol.json and {prefix}-0000.params are ready")
     else:
         local = sorted(os.path.join(args.model_dir, name) for name in _local_names(args.model_dir))
-        return _verify_all(args.prefix or local)
+        return _verify_all(args.prefix or local, args.model_dir)
     return 0
 
 
-def _verify_all(prefixes):
+def _verify_all(prefixes, model_dir):
+    if not prefixes:
+        raise UserError(f"{model_dir}: holds no network; name the folder with --model-dir")
     failed = 0
     for prefix in prefixes:
         try:

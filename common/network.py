@@ -323,6 +323,8 @@ def freeze(symbol, pattern):
     names = [name for name in symbol.list_arguments() if name not in inputs and matches(name)]
     if not names:
         raise UserError(f"--freeze {pattern}: matches no parameter of this network")
+    if len(names) == len(set(symbol.list_arguments()) - set(inputs)):
+        raise UserError(f"--freeze {pattern}: matches all parameters, and leaves nothing to train")
     drifting = {node["name"] for node, inputs in _batch_norms(symbol) if inputs[1] in names}
     frozen = _edit(symbol, lambda op, name: name in drifting, use_global_stats="True")
     return frozen, names

@@ -7,8 +7,10 @@ from collections import deque
 
 import numpy as np
 
+from common.data_flags import MAX_SIDE, check_batch_fits, parse_image_shape
 from common.files import UserError, require_file
 from common.find_mxnet import mx
+from common.help import check_ranges, whole
 from common.image import eval_crops, eval_image, eval_side, mirror
 from common.loader import Loader
 
@@ -21,7 +23,7 @@ def add_view_args(parser):
     add = parser.add_argument_group("Prediction").add_argument
     add(
         "--crops",
-        type=int,
+        type=whole,
         choices=VIEWS,
         default=1,
         help="views of an image that are averaged: the centre; mirrored too; 5: with the corners;"
@@ -29,13 +31,13 @@ def add_view_args(parser):
     )
     add(
         "--crop-size",
-        type=int,
+        type=whole,
         metavar="PIXELS",
         help="side of a crop (default: that of the training, or 320)",
     )
     add(
         "--resize",
-        type=int,
+        type=whole,
         metavar="PIXELS",
         help="shorter side of an image before it is cropped (default: 360/320 of the crop size)",
     )
@@ -46,10 +48,10 @@ def add_view_args(parser):
         help="bfloat16 and int8 are for CPUs, float16 for GPUs; int8 is calibrated on val once and"
         " kept beside the checkpoint (default: %(default)s)",
     )
-    add("--batch-size", type=int, default=16, help="images a batch (default: %(default)s)")
+    add("--batch-size", type=whole, default=16, help="images a batch (default: %(default)s)")
     add(
         "--data-nthreads",
-        type=int,
+        type=whole,
         default=os.cpu_count(),
         help="threads that decode images (default: %(default)s)",
     )
@@ -68,9 +70,9 @@ def settle_view_args(args, model_prefixes):
         args.crop_size = sizes[0] if sizes else 320
     if args.resize is None:
         args.resize = eval_side(args.crop_size, args.crop_size)
-    for flag in ("crop_size", "resize", "batch_size", "data_nthreads"):
-        if getattr(args, flag) < 1:
-            raise UserError(f"--{flag.replace('_', '-')} {getattr(args, flag)}: must be 1 or more")
+    sides = dict.fromkeys(("crop_size", "resize"), (1, MAX_SIDE))
+    check_ranges(args, {**sides, "batch_size": (1, None), "data_nthreads": (1, 1024)})
+    check_batch_fits(args.batch_size * args.crops, args.crop_size, args.crop_size)
 
 
 def load_views(source, args, **changes):
@@ -111,8 +113,8 @@ def trained_crop_size(model_prefix):
     require_file(path, "name the image's side in pixels: --crop-size")
     try:
         with open(path, encoding="utf-8") as stream:
-            return int(json.load(stream)["flags"]["image_shape"].split(",")[-1])
-    except (ValueError, LookupError, TypeError, AttributeError):
+            return parse_image_shape(json.load(stream)["flags"]["image_shape"])[-1]
+    except (UserError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: does not tell the image shape; name it: --crop-size") from None
 
 

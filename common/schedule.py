@@ -5,19 +5,21 @@ import math
 
 from common.files import UserError
 from common.find_mxnet import mx
+from common.help import TypedAction, number, whole
 
 
 def add_schedule_args(parser):
     """Add the flags of the optimizer and its learning rate."""
     group = parser.add_argument_group("Schedule", "the optimizer and its learning rate")
-    group.add_argument("--num-epochs", type=int, default=30, help="epochs of the whole run")
-    group.add_argument("--lr", type=float, default=0.01, help="learning rate of the first epoch")
+    group.add_argument("--num-epochs", type=whole, default=30, help="epochs of the whole run")
+    group.add_argument("--lr", type=number, default=0.01, help="learning rate of the first epoch")
     group.add_argument(
-        "--lr-factor", type=float, default=0.1, help="what each step multiplies the rate with"
+        "--lr-factor", type=number, default=0.1, help="what each step multiplies the rate with"
     )
     group.add_argument(
         "--lr-step-epochs",
         default="10,20",
+        action=TypedAction,
         help="epochs at whose beginning the rate steps; empty: never",
     )
     group.add_argument(
@@ -28,13 +30,13 @@ def add_schedule_args(parser):
     )
     group.add_argument(
         "--warmup-epochs",
-        type=float,
+        type=number,
         default=0,
         help="epochs in which the rate grows from 0 to --lr, 0.5 is half a one",
     )
     group.add_argument("--optimizer", default="sgd", help="any of MXNet's, by its name")
-    group.add_argument("--mom", type=float, default=0.0, help="momentum, 0 to 1")
-    group.add_argument("--wd", type=float, default=0.0, help="weight decay")
+    group.add_argument("--mom", type=number, default=0.0, help="momentum, 0 to 1")
+    group.add_argument("--wd", type=number, default=0.0, help="weight decay")
     return group
 
 
@@ -68,7 +70,13 @@ def check_schedule(args):
     if not 0 <= args.warmup_epochs < args.num_epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs}: must be 0 to below --num-epochs")
     warnings = _check_optimizer(args)
-    late = [step for step in parse_step_epochs(args.lr_step_epochs) if step >= args.num_epochs]
+    steps = parse_step_epochs(args.lr_step_epochs)
+    if len(steps) > args.num_epochs and "lr_step_epochs" in getattr(args, "typed", []):
+        raise UserError(
+            f"--lr-step-epochs {args.lr_step_epochs}: are more steps than the epochs of"
+            f" --num-epochs {args.num_epochs}"
+        )
+    late = [step for step in steps if step >= args.num_epochs]
     if late and args.lr_scheduler == "step":
         warnings.append(
             f"--lr-step-epochs {args.lr_step_epochs}: the rate steps at epochs that"

@@ -303,8 +303,8 @@ def test_only_the_list_that_is_named_is_packed(script, ours, photographs):
     ("arguments", "message"),
     [
         (["PREFIX"], "ROOT is missing"),
-        (["PREFIX", "ROOT", "--resize", "-1"], "--resize must be 0 or more"),
-        (["PREFIX", "ROOT", "--quality", "101"], "--quality 0 to 100"),
+        (["PREFIX", "ROOT", "--resize", "-1"], "--resize -1: must be 0 to 65500"),
+        (["PREFIX", "ROOT", "--quality", "101"], "--quality 101: must be 0 to 100"),
         (["PREFIX", "ROOT", "--num-thread", "0"], "--num-thread: 0: must be 1 or more"),
         (["PREFIX", "ROOT", "--list", "--train-ratio", "1.5"], "1.5: must be from 0 to 1"),
         (["PREFIX", "ROOT", "--list", "--train-ratio", ".7", "--test-ratio", ".7"], "more than 1"),

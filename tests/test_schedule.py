@@ -1,17 +1,16 @@
 """The learning rate over the epochs."""
 
-import argparse
-
 import pytest
 
 from common import schedule
 from common.files import UserError
+from common.help import Parser
 
 BATCHES = 7
 
 
 def parse(*flags):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     schedule.add_schedule_args(parser)
     return parser.parse_args(flags)
 
@@ -69,8 +68,9 @@ def test_cosine_and_warm_up_reach_their_ends():
         (("--lr-step-epochs", "ten"), "not epochs apart by commas"),
         (("--num-epochs", "0"), "--num-epochs 0: must be 1 or more"),
         (("--lr", "-1"), "--lr"),
-        (("--lr", "nan"), "--lr nan: must be more than 0"),
-        (("--wd", "inf"), "--wd inf: must be 0 or more"),
+        (("--lr", "nan"), "--lr: 'nan' is no number"),
+        (("--wd", "inf"), "--wd: 'inf' is no number"),
+        (("--num-epochs", "2", "--lr-step-epochs", "1,2,3"), "more steps than the epochs of"),
         (("--optimizer", "sgdd"), "not one of MXNet's: .*adam"),
         (("--optimizer", "groupadagrad"), "not one of MXNet's"),
         (("--optimizer", "dcasgd", "--mom", "0.9"), "without momentum only: --mom 0"),

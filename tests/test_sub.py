@@ -378,7 +378,7 @@ def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     [
         (["7", "cpu"], "net-0007.params: not found; epochs that are there: 1, 2"),
         (["1,2", "cpu", "--weights", "1"], "--weights: must be 2 positive numbers"),
-        (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 or more"),
+        (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 to 10000"),
         (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
         (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
         (["1", "cpu", "--save-probs", "nowhere/a.npz"], "nowhere/a.npz: its folder does not exist"),
