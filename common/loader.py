@@ -61,6 +61,7 @@ class RecordSource:
         self.num_classes = None
         self.keys = self._records.keys
         self._listed = None
+        self._expected = None  # labels that each record is held against
 
     def __len__(self):
         return len(self._records)
@@ -69,6 +70,9 @@ class RecordSource:
         """Return (encoded bytes, label, key) of the image at `position`."""
         record = self._records.read(position)
         label = float(record.label[0])
+        if self._expected is not None and label != self._expected[position]:
+            listed = self._expected[position]
+            raise ValueError(f"has the label {label:g}, and in its list {listed:g}")
         if self.num_classes is not None and not 0 <= label < self.num_classes:
             raise ValueError(f"has the label {label:g}, of {self.num_classes} classes")
         return record.image, label, record.key
@@ -94,11 +98,22 @@ class RecordSource:
         Raises:
             UserError: a record has several labels.
         """
-        labels = self._listed_labels()
+        listed = self._listed_labels()
         samples = np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_LABELS)).astype(int)
-        if labels is not None and (labels[samples] == self._header_labels(samples)).all():
-            return labels
-        return self._header_labels(np.arange(len(self)))
+        labels, damaged = self._header_labels(samples)
+        if listed is not None:
+            differ = (listed[samples] != labels) & ~damaged
+            if not differ.any():
+                self._expected = listed
+                return listed
+            first = differ.argmax()
+            logging.warning(
+                "%s: has the label %g, and in its list %g; the labels of the records count",
+                *(self.name(samples[first]), labels[first], listed[samples[first]]),
+            )
+        labels, damaged = self._header_labels(np.arange(len(self)))
+        labels[damaged] = 0  # reading will pass over it
+        return labels
 
     def _listed_labels(self):
         """Return the labels by the `.lst`; None where it does not tell one of each record."""
@@ -112,6 +127,7 @@ class RecordSource:
         return np.array(labels, dtype=np.float32) if is_of_records else None
 
     def _header_labels(self, positions):
+        """Return the labels of records, and which of these are none: no record begins there."""
         data = np.frombuffer(map_file(self.path), dtype=np.uint8)
         starts = self._records.offsets[positions, np.newaxis] + np.arange(4)
         # magic and length (8 bytes), then the header: number of extra labels, label, key, 0
@@ -121,8 +137,7 @@ class RecordSource:
         if (num_extra > 1).any():
             raise UserError(f"{self.path}: its records have several labels each; one is needed")
         labels = data[starts + np.where(num_extra, 32, 12)[:, np.newaxis]].view("<f4")[:, 0]
-        labels[damaged] = 0  # reading will pass over it
-        return labels
+        return labels, damaged
 
 
 class FileSource:

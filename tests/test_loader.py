@@ -291,6 +291,20 @@ def test_a_list_beside_the_records_is_believed_only_where_it_agrees(encoded, tmp
         assert RecordSource(rec).labels().tolist() == [5, 6, 7]
 
 
+def test_a_label_that_contradicts_the_list_is_told(encoded, tmp_path, monkeypatch, caplog):
+    rec = write_records(tmp_path / "train", encoded[:4], [5, 6, 7, 8])
+    entries = [ListEntry(key, label, "x.jpg") for key, label in enumerate([5, 9, 7, 8])]
+    write_list(tmp_path / "train.lst", entries)
+    RecordSource(rec).labels()
+    assert "train.rec: record 1: has the label 6, and in its list 9" in caplog.text
+    monkeypatch.setattr("common.loader._SAMPLED_LABELS", 2)  # the first and the last agree
+    source = RecordSource(rec)
+    assert source.labels().tolist() == [5, 9, 7, 8]
+    with pytest.raises(ValueError, match="has the label 6, and in its list 9"):
+        source.read(1)
+    assert source.read(2)[1] == 7
+
+
 def test_a_mistake_in_a_transform_reaches_the_caller(rec):
     with pytest.raises(ZeroDivisionError):
         list(load(RecordSource(rec), lambda image, rng: 1 // 0))
