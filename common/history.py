@@ -118,10 +118,14 @@ def _read_rows(path):
     try:
         with open(path, newline="", encoding="utf-8") as stream:
             table = csv.DictReader(stream)
+            rows = {int(row["epoch"]): row for row in table}
+            for row in rows.values():
+                for cell in row.values():
+                    float(cell or "nan")  # what is cut off is None
             if "epoch" not in (table.fieldnames or ()):
                 raise ValueError
-            return {int(row["epoch"]): row for row in table}
-    except (ValueError, TypeError, csv.Error):
+            return rows
+    except (KeyError, ValueError, TypeError, csv.Error):
         raise UserError(f"{path}: not the log of a training; move it away and run again") from None
 
 
@@ -145,6 +149,9 @@ class History:
         if epochs_done:
             rows = _read_rows(path) if os.path.lexists(path) else {}
             self.rows = {e: row for e, row in rows.items() if e <= epochs_done}
+            lost = sorted(set(range(1, epochs_done)) - self.rows.keys()) if rows else ()
+            if lost:
+                logging.warning("%s: has no rows of %d epochs before this one", path, len(lost))
             self.rows.setdefault(epochs_done, {"epoch": epochs_done})
         self._write()
 
@@ -170,5 +177,6 @@ class History:
 
     def _score(self, epoch):
         row = self.rows[epoch]
-        scores = [float(row["val_top5"]), float(row["val_top1"]), -float(row["val_loss"])]
+        scores = [float(row.get(name) or "nan") for name in ("val_top5", "val_top1", "val_loss")]
+        scores[2] = -scores[2]
         return [score if math.isfinite(score) else -math.inf for score in scores]

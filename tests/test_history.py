@@ -71,7 +71,16 @@ def test_the_best_epoch_is_the_one_of_the_best_top5_then_top1(tmp_path):
 
 def test_a_log_that_is_none_is_named(tmp_path):
     path = tmp_path / "log.csv"
-    for content in ("to,be\nor,not\n", ""):
+    for content in ("to,be\nor,not\n", "", "epoch,loss\n1,0.x5\n", "epoch,loss\n1,0.5,7\n"):
         path.write_text(content)
         with pytest.raises(UserError, match="not the log of a training"):
             History(str(path), [1], epochs_done=1)
+
+
+def test_rows_that_are_lost_are_told(tmp_path, caplog):
+    path = str(tmp_path / "log.csv")
+    log = History(path, [1])
+    for epoch in (2, 3):
+        log.update(epoch, {"loss": "1.0"})
+    History(path, [1], epochs_done=4)  # a run may end before the fourth row is written
+    assert "log.csv: has no rows of 1 epochs" in caplog.text
