@@ -163,7 +163,8 @@ def pack(prefix, args):
 def verify(prefix, args):
     """Print a table of what is wrong with a record file; return the exit status."""
     num_records, faults = verify_records(prefix, args.decode, args.num_thread)
-    print(f"{prefix}.rec: {num_records} records, {'some bad' if faults else 'all good'}")
+    against = " against its .idx and .lst" if faults else ""
+    print(f"{prefix}.rec{against}: {num_records} records, {'some bad' if faults else 'all good'}")
     for fault, keys in faults.items():
         print(f"{len(keys):8}  {fault}: {', '.join(map(str, keys[:FAILURES_SHOWN]))}")
     return 1 if faults else 0
@@ -172,6 +173,7 @@ def verify(prefix, args):
 def reindex(prefix):
     """Make the index of a record file anew."""
     with held(f"{prefix}.rec", "writing it"):
+        require_file(f"{prefix}.rec", "make it with: sh gen_rec.sh")
         keys, offsets = index_records(f"{prefix}.rec")
         write_index(f"{prefix}.idx", keys, offsets)
     print(f"{prefix}.idx: {len(keys)} records")
