@@ -173,7 +173,6 @@ def verify(prefix, args):
 def reindex(prefix):
     """Make the index of a record file anew."""
     with held(f"{prefix}.rec", "writing it"):
-        require_file(f"{prefix}.rec", "make it with: sh gen_rec.sh")
         keys, offsets = index_records(f"{prefix}.rec")
         write_index(f"{prefix}.idx", keys, offsets)
     print(f"{prefix}.idx: {len(keys)} records")

@@ -11,8 +11,10 @@ import glob
 import os
 import re
 
+import numpy as np
+
 from common import params_file
-from common.files import UserError, atomic_open, replacing, require_file
+from common.files import UserError, atomic_open, replacing, require_file, require_target
 from common.find_mxnet import mx
 
 
@@ -90,6 +92,12 @@ def load(prefix, epoch):
     require_file(symbol_path(prefix), "check --model-prefix; fine-tune.py writes it")
     path = require_file(params_path(prefix, epoch), f"epochs that are there: {there}")
     arrays = load_arrays(path)
+    for name, array in arrays.items():
+        if np.dtype(array.dtype).kind == "f" and not np.isfinite(array.asnumpy()).all():
+            raise UserError(
+                f"{path}: {name} holds what is no number: its training has diverged, or the file is"
+                " damaged; choose an earlier epoch"
+            )
     symbol = params_file.load_symbol(symbol_path(prefix))
     if "data" not in symbol.list_arguments():
         raise UserError(f"{symbol_path(prefix)}: has no input named data; it is no image network")
@@ -103,7 +111,16 @@ def load(prefix, epoch):
 def load_states(prefix, epoch):
     """Return the optimizer's state of a checkpoint, `{name: NDArray}`; empty where it has none."""
     path = states_path(prefix, epoch)
-    return load_arrays(path) if os.path.lexists(path) else {}
+    if not os.path.lexists(path):
+        return {}
+    require_file(path, "remove it to go on without the optimizer's past")
+    with open(path, "rb") as stream:
+        if stream.read(1) == b"\x80":
+            raise UserError(
+                f"{path}: is a pickle, as MXNet's Module writes them: it could run code, and is not"
+                " read; remove it to go on without the optimizer's past"
+            )
+    return load_arrays(path)
 
 
 def load_arrays(path):
@@ -136,6 +153,13 @@ def newest_whole(prefix, last=None):
         except UserError as error:
             complaints.append(str(error))
     return 0, complaints
+
+
+def require_targets(prefix):
+    """Raise `UserError` where a folder has the name of a file that a run is going to write."""
+    for path in glob.glob(f"{glob.escape(prefix)}-*"):
+        if path.endswith((".params", ".states", ".json", ".csv", ".png")):
+            require_target(path)
 
 
 def prune(prefix, keep, newest, best=None):

@@ -211,6 +211,7 @@ class Run:
         try:
             if self.is_first:
                 self._check_disk()
+                checkpoint.require_targets(args.model_prefix)
                 log = log_path(args.model_prefix)
                 self.history = History(log, self.top_ks, saved)
                 if saved < args.num_epochs:

@@ -131,11 +131,20 @@ def read_categories(data_dir):
         if os.path.lexists(path):
             categories = read_annotations(path).categories
             if categories:
+                _check_ids(path, categories)
                 return categories
     raise UserError(
         f"{annotation_path(data_dir, 'train')}: not found, and no other JSON of this folder names"
         " the categories; name their folder with --data-dir"
     )
+
+
+def _check_ids(path, categories):
+    """Raise `UserError` unless the ids are numbers (or their digits), as Kaggle's CSV has them."""
+    try:
+        np.array([int(category.id) for category in categories], np.int64)
+    except (ValueError, OverflowError):
+        raise UserError(f"{path}: a category's id is no number of 64 bits") from None
 
 
 def train_labels(data_dir):

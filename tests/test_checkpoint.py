@@ -1,6 +1,7 @@
 """Checkpoints: written whole or not at all, found, checked and read."""
 
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -95,6 +96,28 @@ def test_states_are_arrays_and_no_pickle(saved):
     states = checkpoint.load_states(saved, 2)
     np.testing.assert_array_equal(states["state:fc1_weight/0"].asnumpy(), np.full((2, 3), 2.0))
     assert checkpoint.load_states(saved, 7) == {}
+
+
+def test_states_that_could_run_code_are_not_read(saved):
+    with open(checkpoint.states_path(saved, 2), "wb") as stream:
+        pickle.dump({0: "anything"}, stream)
+    with pytest.raises(UserError, match=r"0002.states: is a pickle.* remove it to go on without"):
+        checkpoint.load_states(saved, 2)
+
+
+def test_weights_that_are_no_numbers_are_named(saved):
+    symbol, arg_params, aux_params = checkpoint.load(saved, 2)
+    arg_params["fc1_weight"][1, 1] = np.inf
+    checkpoint.save(saved, 3, symbol, arg_params, aux_params)
+    with pytest.raises(UserError, match=r"0003.params: arg:fc1_weight holds what is no number"):
+        checkpoint.load(saved, 3)
+
+
+def test_a_folder_in_the_place_of_a_checkpoint_is_found_before_the_training(saved):
+    checkpoint.require_targets(saved)
+    os.mkdir(checkpoint.states_path(saved, 12))
+    with pytest.raises(UserError, match=r"0012.states: is a folder"):
+        checkpoint.require_targets(saved)
 
 
 def test_a_full_disk_leaves_the_older_checkpoints(saved, python):

@@ -306,11 +306,13 @@ def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
     assert not partial.exists()
 
 
-def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub):
-    photographs = [encode(make_photograph(i, 48, 64)) for i in range(9)]
-    rec = write_records(folder / "test", photographs, range(9), first_key=100)
+def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub, script):
+    lines = [f"{100 + i}\t0\ttest2017/t{i}.jpg\n" for i in range(9)]
+    (folder / "test.lst").write_text("".join(lines))
+    script("im2rec.py", folder / "test", folder)
+    rec = folder / "test.rec"
     symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
-    arg_params["fc1_bias"][:] = np.nan
+    arg_params["fc1_weight"][:] = 1e38  # the sum of two is no number
     checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
     sub(folder, "1", "cpu", status=2)  # has begun its rows when it finds that out
     os.utime(rec, times=(time.time() + 9,) * 2)
@@ -422,6 +424,17 @@ def test_an_id_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, image_id):
     (folder / "test2017.json").write_text(json.dumps(content))
     sub(folder, "1", "cpu", status=2)
     assert f"test2017.json: image id {image_id!r} is no number of 64 bits" in sub.said
+
+
+@pytest.mark.parametrize("category_id", ["c10", 2**63])
+def test_a_category_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, category_id):
+    path = folder / "val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": category_id, "name": "n", "supercategory": "s"}]
+    content["annotations"] = []
+    path.write_text(json.dumps(content))
+    sub(folder, "1", "cpu", status=2)
+    assert "val2017.json: a category's id is no number of 64 bits" in sub.said
 
 
 def test_the_csv_goes_into_the_current_folder_by_the_name_of_the_epoch(folder, script, tmp_path):
