@@ -18,6 +18,8 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
+
 from common import (
     checkpoint,
     fetch,
@@ -99,13 +101,30 @@ def _read_torch(path, variant=None):
     if variant is None:  # timm's file names tell
         stem = os.path.basename(path)
         variant = next((v for v in torch_networks.LITE0_VARIANTS if stem.startswith(v)), None)
+    _check_known_sha256(path)
     state = torch_files.read_state_dict(path)
+    for name, array in state.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: damaged: {name} holds what is no number; download it again")
     try:
         symbol, arg_params, aux_params = torch_networks.build(state, variant)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     params_file.require_agreement(symbol, _shapes(arg_params, aux_params), name=path)
     return symbol, arg_params, aux_params
+
+
+def _check_known_sha256(path):
+    """Raise `UserError` where a file has the name of a published one, and not its content."""
+    for entry in CATALOGUE.values():
+        for source in entry.sources:
+            if source.sha256 and source.file_name == os.path.basename(path):
+                digest = fetch.sha256_of(path)
+                if not digest.startswith(source.sha256):
+                    raise UserError(
+                        f"{path}: is damaged, or another file of that name: its sha256 begins with"
+                        f" {digest[:8]}, not {source.sha256}; download it again"
+                    )
 
 
 def _shapes(arg_params, aux_params):

