@@ -171,7 +171,7 @@ def _draw_charts(scores):
     places = range(len(groups), 0, -1)
     bars.barh(places, [g.top1_error for g in groups], color="#e9c3c9", label="top-1 error")
     bars.barh(places, [g.top5_error for g in groups], color=VAL_COLOUR, label="top-5 error")
-    bars.set_yticks(list(places), [g.group for g in groups])
+    bars.set_yticks(list(places), [_plain(g.group) for g in groups])
     bars.xaxis.set_major_formatter(PercentFormatter(1))
     bars.set_xlim(0, 1)
     bars.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncol=2)
@@ -190,6 +190,11 @@ def _draw_charts(scores):
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def _plain(text):
+    """Return a name as matplotlib is to show it: of one line's length, a $ being no formula."""
+    return (text if len(text) <= 40 else f"{text[:39]}…").replace("$", r"\$")
 
 
 def _table(title, header, rows):

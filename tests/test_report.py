@@ -103,6 +103,13 @@ def test_the_page_needs_nothing_but_itself(page):
     assert "Salix &lt;alba&gt; × fragilis" in text and "Amanita &amp; co" in text
 
 
+def test_names_that_would_be_formulas_or_fill_the_chart_are_shown_as_they_are(predictions):
+    groups = ["$\\frac$", r"\$x$", "long " * 1000]
+    categories = [Category(i, "name", group) for i, group in enumerate(groups)]
+    chart = read_picture(report._draw_charts(score(predictions, categories)))
+    assert chart.shape[1] < 1500
+
+
 def test_programs_read_the_scores_from_a_csv(page):
     with open(page.replace(".html", ".csv"), encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
