@@ -229,7 +229,10 @@ def _check_graph(graph):
         if operator != "null" and operator not in known:
             raise ValueError(f"node {index} is a {operator}, which this MXNet does not know")
         _check_inputs(node.get("inputs"), index, f"node {index}")
-        for inner in node.get("subgraphs", []):  # of quantized networks
+        subgraphs = node.get("subgraphs", [])  # of quantized networks
+        if not isinstance(subgraphs, list):
+            raise ValueError(f"node {index} holds no list of subgraphs")
+        for inner in subgraphs:
             _check_graph(inner)
     _check_inputs(graph["heads"], len(nodes), "heads")
 
