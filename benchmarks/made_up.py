@@ -23,11 +23,11 @@ def encode(image, suffix=".jpg"):
     return cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
-def write_records(prefix, encoded, labels, first_key=0):
+def write_records(prefix, encoded, labels):
     """Write images with the keys 0, 1, 2… as `PREFIX.rec` and `.idx`; return the former's name."""
     offset = 0
     with open(f"{prefix}.rec", "wb") as records, open(f"{prefix}.idx", "w") as index:
-        for key, (image, label) in enumerate(zip(encoded, labels), first_key):
+        for key, (image, label) in enumerate(zip(encoded, labels)):
             index.write(f"{key}\t{offset}\n")
             offset += records.write(frame_record(pack_record(key, label, image)))
     return f"{prefix}.rec"
