@@ -5,8 +5,6 @@ import csv
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 
 import cv2
@@ -16,7 +14,6 @@ import pytest
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import checkpoint, data, devices
 from common.annotations import find_image
-from common.files import ROOT
 from common.find_mxnet import mx
 from common.image import decode, eval_crops, eval_image
 from common.loader import Batch, RecordSource
@@ -25,6 +22,7 @@ from common.predict import Predictor, load_views, settle_view_args
 from common.quantize import quantize
 from common.recordio import read_list
 from tests.conftest import with_orientation
+from tests.faults.interruption import freeze
 
 needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
 CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
@@ -277,33 +275,18 @@ def test_records_of_other_images_are_named_before_the_prediction(folder, sub, sc
     assert "predicting" not in sub.said
 
 
-def rows_kept(partial):
-    """How many rows a run has kept so far: behind a line of settings, 53 bytes each."""
-    return len(partial.read_bytes().partition(b"\n")[2]) // 53 if partial.exists() else 0
-
-
 def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
     expected = sub(folder, "1", "cpu", output="whole.csv")
-    last, output = folder / "test2017" / "t8.jpg", folder / "out.csv"
-    photograph = last.read_bytes()
-    last.unlink()
-    os.mkfifo(last)  # whoever reads it waits for ever
-    command = [sys.executable, os.path.join(ROOT, "sub.py"), "1", "cpu", "--batch-size", "1"]
-    command += ["--data-dir", folder, "--model-prefix", folder / "net", "--crop-size", str(SIZE)]
-    process = subprocess.Popen([*command, "--output", output], stderr=subprocess.DEVNULL)
-    partial = folder / ".tmp-out.csv.rows"
-    patience = time.monotonic() + 60
-    while time.monotonic() < patience and rows_kept(partial) < 4:
-        time.sleep(0.05)
+    command = ["sub.py", "1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net"]
+    command += ["--batch-size", 4, "--crop-size", SIZE, "--output", folder / "out.csv"]
+    process = freeze(folder, ".tmp-out.csv", command)  # all is predicted, nothing is written
     process.kill()
-    process.wait()
-    assert not output.exists()
-    last.unlink()
-    last.write_bytes(photograph)
-    for i in range(4):  # what has been predicted is not read again
+    process.communicate()
+    assert not (folder / "out.csv").exists()
+    for i in range(8):  # what has been predicted is not read again
         (folder / "test2017" / f"t{i}.jpg").unlink()
     assert sub(folder, "1", "cpu", "--resume") == expected
-    assert not partial.exists()
+    assert not (folder / ".tmp-out.csv.rows").exists()
 
 
 def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub, script):
