@@ -136,7 +136,9 @@ def _comparable(name, content):
         return [{k: v for k, v in row.items() if not SECONDS.fullmatch(k)} for row in rows]
     if name.endswith("-config.json"):
         config = json.loads(content)
-        del config["started"], config["command"], config["flags"]["resume"]
+        del config["started"], config["command"]
+        del config["git_revision"]  # where somebody edits the repository meanwhile
+        del config["flags"]["resume"]
         return json.dumps(config).encode()
     if name.startswith("report-"):
         return content.replace(b" --resume", b"")
