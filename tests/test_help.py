@@ -12,7 +12,12 @@ from common.files import ROOT
 
 def help_of(*command):
     done = subprocess.run(
-        [*command, "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120
+        [*command, "--help"],
+        cwd=ROOT,
+        env={**os.environ, "COLUMNS": "200"},  # no default is broken by a long folder's name
+        capture_output=True,
+        encoding="utf-8",
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
