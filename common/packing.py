@@ -63,14 +63,18 @@ def pack_list(
         for failure in run.failures:
             _check_failure(root, failure, strict, run, len(entries))
         title = f"packing {os.path.basename(list_path)}"
-        with run.writing(), Progress(len(entries) - position, title) as progress:
-            for result in ordered_map(pack, entries[position:], workers):
-                if isinstance(result, Failure):
-                    run.add_failure(result)
-                    _check_failure(root, result, strict, run, len(entries))
-                else:
-                    run.add_record(*result)
-                progress.update()
+        try:
+            with run.writing(), Progress(len(entries) - position, title) as progress:
+                for result in ordered_map(pack, entries[position:], workers):
+                    if isinstance(result, Failure):
+                        run.add_failure(result)
+                        _check_failure(root, result, strict, run, len(entries))
+                    else:
+                        run.add_record(*result)
+                    progress.update()
+        except UserError:
+            run.remove_if_empty()
+            raise
         return run.finish()
 
 
@@ -128,11 +132,12 @@ def _pack_entry(root, settings, entry):
 def _check_failure(root, failure, strict, run, num_entries):
     """Raise `UserError` where a failure is to end the run."""
     path = os.path.join(root, failure.path)
+    list_path = f"{os.path.splitext(run.rec_path)[0]}.lst"
     if strict:
         raise UserError(f"{path}: {failure.reason} (--strict)")
     first = min(FIRST_IMAGES, num_entries)
     if not run.num_records and len(run.failures) == first:
         raise UserError(
-            f"{root}: none of the first {first} images of the list can be packed "
+            f"{root}: none of the first {first} images of {list_path} can be packed "
             f"({failure.path}: {failure.reason}); is it the folder that the list's paths start in?"
         )

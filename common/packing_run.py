@@ -68,6 +68,12 @@ class PackingRun:
             open(path, "wb").close()
         return 0
 
+    def remove_if_empty(self):
+        """Leave no files of a run that has packed nothing: its next try may have another root."""
+        if not self.num_records:
+            os.remove(self._rec_partial)
+            os.remove(self._idx_partial)
+
     def take_back(self):
         """Make the finished files a run that is begun again, because images were mended."""
         os.replace(self.rec_path, self._rec_partial)

@@ -1,6 +1,7 @@
 """im2rec.py as a user calls it, with MXNet's own tool as the expectation."""
 
 import gc
+import glob
 import os
 import runpy
 import shutil
@@ -284,7 +285,8 @@ def test_the_failures_of_an_earlier_run_are_forgotten(script, damaged):
 
 def test_a_wrong_root_is_named(script, ours, photographs, tmp_path):
     error = script("im2rec.py", ours, photographs / "Aves", status=2).stderr.splitlines()[-1]
-    assert "none of the first 12 images of the list can be packed" in error
+    assert f"none of the first 12 images of {ours}.lst can be packed" in error
+    assert not glob.glob(f"{ours}*.partial")
     error = script("im2rec.py", ours, tmp_path / "nowhere", status=2).stderr
     assert f"{tmp_path}/nowhere: not a folder; ROOT holds the images" in error
     assert not os.path.exists(f"{ours}.rec")
