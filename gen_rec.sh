@@ -20,6 +20,9 @@ case ${1:-} in
 esac
 here=$(cd "$(dirname "$0")" && pwd)
 data_dir=${1:-$here/data}
+case $data_dir in
+-*) data_dir=./$data_dir ;; # else its name would be taken for a flag
+esac
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"
 
