@@ -249,6 +249,9 @@ class ProbabilityFile:
     def __init__(self, path):
         self.path = require_file(path, "sub.py --save-probs writes such files")
         with _naming_faults(self.path):
+            with zipfile.ZipFile(path) as archive:  # as written: else it could grow in the memory
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise ValueError("its arrays are compressed")
             with np.load(path, allow_pickle=False) as arrays:
                 self.ids, self.classes = arrays["ids"], arrays["classes"]
                 self.labels = arrays["labels"] if "labels" in arrays else np.full_like(self.ids, -1)

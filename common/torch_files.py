@@ -238,6 +238,8 @@ def _read_zip(stream):
         raise _UnreadableError(
             "is cut off or damaged (a zip without its end); download it again"
         ) from None
+    if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+        raise _UnreadableError("is compressed, and torch.save compresses nothing; save it by that")
     if any(name.endswith("/constants.pkl") for name in names):
         raise _UnreadableError("is a TorchScript program; save its state_dict() with torch.save")
     pickles = [name for name in names if name.endswith("/data.pkl")]
@@ -252,7 +254,7 @@ def _read_zip(stream):
             content = _TensorUnpickler(pickled, storages).load()
         for storage in storages.values():
             member = archive.getinfo(f"{folder}data/{storage.key}")
-            if member.compress_type != zipfile.ZIP_STORED or member.file_size != storage.num_bytes:
+            if member.file_size != storage.num_bytes:
                 raise _UnreadableError("damaged: a storage of another size than its tensors say")
             storage.values = _from_bytes(storage.dtype, archive.read(member))  # checks the CRC
     except zipfile.BadZipFile as error:
