@@ -70,7 +70,7 @@ def settle_view_args(args, model_prefixes):
         args.crop_size = sizes[0] if sizes else 320
     if args.resize is None:
         args.resize = eval_side(args.crop_size, args.crop_size)
-    sides = dict.fromkeys(("crop_size", "resize"), (1, MAX_SIDE))
+    sides = {"crop_size": (1, MAX_SIDE), "resize": (1, 2 * MAX_SIDE)}
     check_ranges(args, {**sides, "batch_size": (1, None), "data_nthreads": (1, 1024)})
     check_batch_fits(args.batch_size * args.crops, args.crop_size, args.crop_size)
 
