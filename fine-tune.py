@@ -13,27 +13,30 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 import logging
 import math
 
-from common import checkpoint, data, devices, fit, fit_flags, modelzoo, network
-from common.files import UserError, run_script
+from common import checkpoint, data, devices, fit, fit_checks, fit_flags, modelzoo, network, workers
+from common.files import UserError
 from common.help import HelpFormatter, Parser, number, whole
+from common.script import run_script
 
 
 def main():
     args = parse_args()
-    kv_store = fit.make_kv_store(args.kv_store)
-    fit.start_log(kv_store)
+    kv_store = workers.make_kv_store(args.kv_store)
+    workers.start_log(kv_store)
     fit_flags.check_flags(args)
     contexts = devices.contexts(args.gpus)
     fit_flags.check_dtype(args.dtype, contexts)
     fit_flags.check_kv_store(args.kv_store, contexts)
 
-    train, val = data.get_record_iterators(args, fit.rank(kv_store), fit.num_workers(kv_store))
+    train, val = data.get_record_iterators(
+        args, workers.rank(kv_store), workers.num_workers(kv_store)
+    )
     try:
         if args.preview:
             return data.preview(train, args.preview)
         if args.test_io:
             return data.measure_reading(train)
-        fit.check_batch_size(args, contexts)
+        fit_checks.check_batch_size(args, contexts)
         with fit.only_run(args, kv_store):
             fine_tune(args, train, val, contexts, kv_store)
     finally:
@@ -45,7 +48,7 @@ def main():
 def fine_tune(args, train, val, contexts, kv_store):
     """Train the pretrained network, or go on with a checkpoint."""
     begin_epoch = fit.first_epoch(args)
-    fit.check_same_epoch(kv_store, begin_epoch)
+    workers.check_same_epoch(kv_store, begin_epoch)
     if begin_epoch:
         source = checkpoint.params_path(args.model_prefix, begin_epoch)
         symbol, arg_params, aux_params = checkpoint.load(args.model_prefix, begin_epoch)
@@ -56,8 +59,8 @@ def fine_tune(args, train, val, contexts, kv_store):
     symbol = network.take_raw_images(symbol)
     symbol = network.smooth_labels(symbol, args.label_smoothing)
     untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
-    fit.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
-    fit.check_num_classes(arg_params, head, train.num_classes)
+    fit_checks.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
+    fit_checks.check_num_classes(arg_params, head, train.num_classes)
     fit.fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch)
 
 

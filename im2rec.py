@@ -17,12 +17,13 @@ import os
 import sys
 
 from common.encoding import MAX_JPEG_SIDE, Settings
-from common.files import UserError, held, run_script
+from common.files import UserError, held
 from common.help import HelpFormatter, Parser, check_ranges, number, whole
 from common.image_folder import list_images, split_list
 from common.integrity import verify_records
 from common.packing import pack_list
 from common.recordio import index_records, write_index, write_list
+from common.script import run_script
 
 FAILURES_SHOWN = 5
 

@@ -18,10 +18,11 @@ import statistics
 import sys
 
 from common.annotations import annotation_path, read_annotations
-from common.files import DATA_DIR, UserError, held, run_script
+from common.files import DATA_DIR, UserError, held
 from common.help import HelpFormatter, Parser, number, whole
 from common.progress import Progress
 from common.recordio import MAX_KEY, ListEntry, write_list
+from common.script import run_script
 
 NAMES_SHOWN = 5
 

@@ -26,7 +26,7 @@ from common import checkpoint, submission
 from common.annotations import annotation_path, read_annotations
 from common.devices import contexts
 from common.export import export_onnx
-from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target, run_script
+from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
 from common.fit_flags import check_dtype
 from common.help import Parser
 from common.image_set import Selection, open_image_set, read_categories, train_labels
@@ -35,6 +35,7 @@ from common.predict import Predictor, add_view_args, load_views, settle_view_arg
 from common.progress import Progress
 from common.quantize import load_quantized, spread_images
 from common.scores import format_scores, score
+from common.script import run_script
 
 MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 

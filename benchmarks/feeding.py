@@ -20,9 +20,9 @@ from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
 from benchmarks.sides import close_all, start_torch_sides
 from common import data
-from common.files import run_script
 from common.find_mxnet import mx
 from common.recordio import RecordFile
+from common.script import run_script
 
 BATCH_SIZE, SIZE = 48, 320
 TORCH_READERS = {"PyTorch's `DataLoader`, PIL": "pil", "PyTorch's `DataLoader`, OpenCV": "cv2"}

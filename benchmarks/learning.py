@@ -28,7 +28,8 @@ import tempfile
 import time
 
 from benchmarks.compare import make_parser, read_result, write_result
-from common.files import ROOT, UserError, atomic_open, run_script
+from common.files import ROOT, UserError, atomic_open
+from common.script import run_script
 
 EPOCHS = 12
 TRAINING = f"""--image-shape 3,224,224 --num-classes 6 --num-examples 59 --batch-size 16

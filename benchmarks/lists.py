@@ -12,7 +12,7 @@ import random
 import tempfile
 
 from benchmarks.compare import make_parser, run_measured, show_run, write_result
-from common.files import run_script
+from common.script import run_script
 
 SETS = {"train": 579_184, "val": 95_986, "test": 182_707}  # images of the challenge
 NUM_CATEGORIES = 5089

@@ -11,7 +11,7 @@ import tempfile
 
 from benchmarks.compare import make_parser, write_result
 from benchmarks.feeding import make_records, ours
-from common.files import run_script
+from common.script import run_script
 
 
 def main():

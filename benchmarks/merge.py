@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.compare import make_parser, run_measured, show_run, write_result
 from common import submission
-from common.files import run_script
+from common.script import run_script
 
 NETWORKS, IMAGES, CLASSES = 5, 182_707, 5089
 

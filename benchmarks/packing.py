@@ -18,9 +18,10 @@ import cv2
 import numpy as np
 
 from benchmarks.compare import compare, make_parser, run_measured, show_run, write_result
-from common.files import ROOT, UserError, run_script
+from common.files import ROOT, UserError
 from common.image_folder import list_images
 from common.recordio import ListEntry, write_list
+from common.script import run_script
 
 PEERS = {"MXNet's `im2rec.py`": 1.0, "a bare loop over cv2": 0.9}
 FLAGS = ["--resize", "512", "--quality", "95"]

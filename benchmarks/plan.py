@@ -10,7 +10,8 @@ import statistics
 from dataclasses import dataclass
 
 from benchmarks.compare import make_parser, markdown, read_result
-from common.files import UserError, run_script
+from common.files import UserError
+from common.script import run_script
 
 TRAIN, VAL, TEST, EPOCHS = 579_184, 95_986, 182_707, 30  # images of the challenge; as run.sh has it
 BATCH = 12  # images a GPU and step: run.sh's 48 on 4 GPUs

@@ -11,7 +11,7 @@ import tempfile
 
 from benchmarks import feeding, packing
 from benchmarks.compare import describe_range, make_parser, take_turns, write_result
-from common.files import run_script
+from common.script import run_script
 
 
 def main():

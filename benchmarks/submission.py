@@ -24,7 +24,8 @@ import numpy as np
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph
 from benchmarks.sides import Side, close_all, serve, start_torch_sides
-from common.files import ROOT, run_script
+from common.files import ROOT
+from common.script import run_script
 
 SIZE, BATCH_SIZE, CLASSES = 320, 16, 5089
 OLD_WAY, ONE_BATCH = "the way of 2017, float32", ", on one batch"

@@ -22,7 +22,8 @@ from benchmarks.compare import (
     read_result,
 )
 from benchmarks.learning import KILLED, WORDS, accuracies, same_weights
-from common.files import ROOT, UserError, atomic_open, run_script
+from common.files import ROOT, UserError, atomic_open
+from common.script import run_script
 
 PAGES = ["README.md", os.path.join("docs", "planning.md")]
 COMMANDS = {  # what is typed for a result, and begins its footnote

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.sides import Side, close_all, serve, start_torch_sides
-from common.files import run_script
+from common.script import run_script
 
 BATCH, SIZE, CLASSES = 8, 320, 5089
 MXNET = "MXNet's own threads, float32"

@@ -15,8 +15,8 @@ import tempfile
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import data, fit, fit_flags, iterators, network
-from common.files import run_script
 from common.find_mxnet import mx
+from common.script import run_script
 
 BATCH, SIZE, CLASSES, BATCHES = 8, 320, 1000, 4
 BARE = "the bare Module on one batch"

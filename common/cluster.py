@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 
-from common.files import ROOT, Terminated, UserError, run_script
+from common.files import ROOT, UserError
 from common.help import Parser, whole
+from common.script import Terminated, run_script
 
 SERVER = [sys.executable, "-c", "import common.find_mxnet"]  # MXNet serves while it is imported
 SECONDS_TO_END = 15  # between a request to stop and the end by force

@@ -11,7 +11,8 @@ import platform
 import re
 import sys
 
-from common.files import UserError, run_script
+from common.files import UserError
+from common.script import run_script
 
 # Names that numpy 1.24 removed and that MXNet's Python code still uses.
 _REMOVED_ALIASES = {

@@ -21,34 +21,7 @@ from common.fit_flags import parse_top_k
 from common.history import EpochMeter, History, Tally, last_epoch, log_path
 from common.moving_average import MovingAverage
 from common.trainer import Trainer
-
-
-def make_kv_store(name):
-    """Return what shares the gradients: a distributed KVStore, or the name of a local one."""
-    if not name.startswith("dist"):
-        return name
-    if "DMLC_ROLE" not in os.environ:
-        raise UserError(f"--kv-store {name}: is started by cluster.sh (sh cluster.sh --help)")
-    return mx.kvstore.create(name)
-
-
-def start_log(kv_store):
-    """Send log lines to stderr, each with its time and the rank of its machine."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)-15s Node[{rank(kv_store)}] %(message)s",
-        force=True,
-    )
-
-
-def rank(kv_store):
-    """The number of this worker among all; 0 is the one that validates and writes."""
-    return getattr(kv_store, "rank", 0)
-
-
-def num_workers(kv_store):
-    """How many workers train together."""
-    return getattr(kv_store, "num_workers", 1)
+from common.workers import num_workers, rank
 
 
 def only_run(args, kv_store):
@@ -74,57 +47,6 @@ def first_epoch(args):
     else:
         logging.info("no checkpoint of %s: starting afresh", args.model_prefix)
     return epoch
-
-
-def check_same_epoch(kv_store, begin_epoch):
-    """Raise `UserError` where this worker begins at another epoch than the first one does."""
-    if num_workers(kv_store) == 1:
-        return
-    key, ours, firsts = "begin_epoch", mx.nd.array([begin_epoch]), mx.nd.zeros((1,))
-    kv_store.init(key, ours)  # the first worker's value is the one that counts
-    kv_store.pull(key, out=firsts)
-    if firsts.asscalar() != begin_epoch:
-        raise UserError(
-            f"worker {rank(kv_store)} has a checkpoint of epoch {begin_epoch}, the first worker one"
-            f" of epoch {firsts.asscalar():.0f}; copy the files of --model-prefix to every machine"
-        )
-
-
-def check_params(symbol, arg_params, aux_params, image_shape, untrained, source):
-    """Raise `UserError` where weights do not fit the network; `untrained` may be missing.
-
-    `source` says in the message where the weights are from.
-    """
-    shapes = network.infer_shapes(symbol, image_shape)
-    given = {**arg_params, **aux_params}
-    missing = [name for name in shapes if name not in given and not name.startswith(untrained)]
-    if missing:
-        raise UserError(f"{source}: lacks {', '.join(missing[:5])}; it is of another network")
-    for name, shape in shapes.items():
-        if name in given and given[name].shape != shape:
-            raise UserError(
-                f"--image-shape or weights: {name} is {given[name].shape} in {source}, and"
-                f" {shape} in the network for images of {image_shape}"
-            )
-
-
-def check_num_classes(arg_params, head, num_classes):
-    """Raise `UserError` where a checkpoint's head has another number of classes than the data."""
-    bias = arg_params.get(f"{head}_bias")
-    if bias is not None and len(bias) != num_classes:
-        raise UserError(
-            f"the checkpoint's head {head} has {len(bias)} classes, the data {num_classes};"
-            " check --model-prefix and --data-train, or start anew with --load-epoch 0"
-        )
-
-
-def check_batch_size(args, contexts):
-    """Raise `UserError` where a batch is less than an image a device."""
-    if args.batch_size < len(contexts):
-        raise UserError(
-            f"--batch-size {args.batch_size}: is less than an image for each of the"
-            f" {len(contexts)} devices of --gpus {args.gpus}"
-        )
 
 
 def fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch):

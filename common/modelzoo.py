@@ -31,9 +31,10 @@ from common import (
     zoo_mirrors,
 )
 from common.catalogue import CATALOGUE
-from common.files import MODEL_DIR, ROOT, UserError, atomic_open, require_file, run_script
+from common.files import MODEL_DIR, ROOT, UserError, atomic_open, require_file
 from common.find_mxnet import mx
 from common.help import Parser, number, whole
+from common.script import run_script
 
 TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
 

@@ -23,7 +23,8 @@ import sys
 import cv2
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common.files import DATA_DIR, UserError, atomic_open, replacing, run_script
+from common.files import DATA_DIR, UserError, atomic_open, replacing
+from common.script import run_script
 
 # The taxa of the package in the order of their category ids, and the groups they belong to.
 SUPERCATEGORIES = {

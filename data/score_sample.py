@@ -12,7 +12,8 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common.files import UserError, require_file, run_script
+from common.files import UserError, require_file
+from common.script import run_script
 
 
 def main():

@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_older_checkpoints(saved, python):
     done = python(
         f"""
         from common import checkpoint
-        from common.files import run_script
+        from common.script import run_script
         from common.find_mxnet import mx
         symbol = mx.sym.FullyConnected(mx.sym.Variable("data"), num_hidden=2, name="fc1")
         big = {{"fc1_weight": mx.nd.ones((100, 100))}}

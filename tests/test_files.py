@@ -1,7 +1,6 @@
 """Files that appear only when whole, and errors that a user can mend."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -55,7 +54,8 @@ def test_a_second_writer_of_the_same_file_is_refused(tmp_path, python):
         stream.write("first")
         second = python(
             f"""
-            from common.files import replacing, run_script
+            from common.files import replacing
+            from common.script import run_script
             run_script(lambda: replacing({str(path)!r}).__enter__())
             """
         )
@@ -96,7 +96,8 @@ def test_a_lock_ends_with_its_process(tmp_path, python):
 def test_a_file_size_limit_is_one_line_and_no_half_file(tmp_path, python):
     path = str(tmp_path / "big.rec")
     code = f"""
-    from common.files import atomic_open, run_script
+    from common.files import atomic_open
+    from common.script import run_script
     def main():
         with atomic_open({path!r}, "wb") as stream:
             stream.write(bytes(10**6))
@@ -113,30 +114,13 @@ def test_a_file_size_limit_is_one_line_and_no_half_file(tmp_path, python):
 def test_a_full_disk_is_one_line(python):
     done = python(
         """
-        from common.files import run_script
+        from common.script import run_script
         run_script(lambda: open("/dev/full", "w").write("x" * 10**6))
         """
     )
     assert done.returncode == 2
     assert "the disk is full" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("closed", [1, 2])
-def test_a_script_works_with_its_output_closed(tmp_path, python, closed):
-    code = f"""
-    import sys
-    from common.files import run_script
-    from common.progress import Progress
-    def main():
-        with Progress(1, "working") as progress:
-            progress.update()
-        print("done")
-        open({str(tmp_path / "done")!r}, "w").close()
-    run_script(main)
-    """
-    assert python(code, preexec_fn=lambda: os.close(closed)).returncode == 0
-    assert os.listdir(tmp_path) == ["done"]
 
 
 def test_wrong_paths_are_told_apart(tmp_path):
@@ -154,52 +138,3 @@ def test_wrong_paths_are_told_apart(tmp_path):
         atomic_open(tmp_path / "no" / "train.lst").__enter__()
     with pytest.raises(UserError, match="is a folder; remove it"):
         atomic_open(tmp_path).__enter__()
-
-
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_ends_a_script_with_its_status(number, status, python):
-    done = python(
-        f"""
-        import os, signal, time
-        from common.files import run_script
-        def main():
-            os.kill(os.getpid(), signal.{number})
-            time.sleep(9)
-        run_script(main)
-        """
-    )
-    assert done.returncode == status
-    assert "stopped by" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, python):
-    done = python(
-        f"""
-        import os, signal, time
-        from common.files import run_script
-        class Array:
-            def __del__(self):
-                os.kill(os.getpid(), signal.{number})
-        def main():
-            Array()
-            time.sleep(9)
-        run_script(main)
-        """
-    )
-    assert done.returncode == status
-    assert "stopped by" in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_ctrl_c_while_a_script_imports_is_one_line(python):
-    done = python("import common, os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    assert done.returncode == -signal.SIGINT  # which a shell calls 130
-    assert done.stderr == "\n-c: stopped by Ctrl-C\n"
-
-
-def test_a_bug_keeps_its_traceback(python):
-    done = python("from common.files import run_script; run_script(lambda: {}['key'])")
-    assert done.returncode == 1
-    assert "KeyError: 'key'" in done.stderr

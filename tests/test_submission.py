@@ -142,7 +142,7 @@ def test_a_full_disk_names_the_csv(tmp_path, python):
     done = python(
         f"""
         import numpy as np
-        from common.files import run_script
+        from common.script import run_script
         from common.submission import PartialRows, row_type
         dtype = row_type(6, save_probabilities=False)
         def main():

@@ -1,0 +1,72 @@
+"""How a script begins and ends: signals, closed streams, and exit statuses."""
+
+import os
+import signal
+
+import pytest
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_script_works_with_its_output_closed(tmp_path, python, closed):
+    code = f"""
+    import sys
+    from common.script import run_script
+    from common.progress import Progress
+    def main():
+        with Progress(1, "working") as progress:
+            progress.update()
+        print("done")
+        open({str(tmp_path / "done")!r}, "w").close()
+    run_script(main)
+    """
+    assert python(code, preexec_fn=lambda: os.close(closed)).returncode == 0
+    assert os.listdir(tmp_path) == ["done"]
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_ends_a_script_with_its_status(number, status, python):
+    done = python(
+        f"""
+        import os, signal, time
+        from common.script import run_script
+        def main():
+            os.kill(os.getpid(), signal.{number})
+            time.sleep(9)
+        run_script(main)
+        """
+    )
+    assert done.returncode == status
+    assert "stopped by" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, python):
+    done = python(
+        f"""
+        import os, signal, time
+        from common.script import run_script
+        class Array:
+            def __del__(self):
+                os.kill(os.getpid(), signal.{number})
+        def main():
+            Array()
+            time.sleep(9)
+        run_script(main)
+        """
+    )
+    assert done.returncode == status
+    assert "stopped by" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_a_script_imports_is_one_line(python):
+    done = python("import common, os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    assert done.returncode == -signal.SIGINT  # which a shell calls 130
+    assert done.stderr == "\n-c: stopped by Ctrl-C\n"
+
+
+def test_a_bug_keeps_its_traceback(python):
+    done = python("from common.script import run_script; run_script(lambda: {}['key'])")
+    assert done.returncode == 1
+    assert "KeyError: 'key'" in done.stderr
