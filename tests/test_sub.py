@@ -7,73 +7,31 @@ import os
 import shutil
 import time
 
-import cv2
 import numpy as np
 import pytest
 
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import checkpoint, data, devices
-from common.annotations import find_image
 from common.find_mxnet import mx
-from common.image import decode, eval_crops, eval_image
+from common.image import decode, eval_crops
 from common.loader import Batch, RecordSource
-from common.network import build_resnet, read_nodes, take_raw_images
+from common.network import read_nodes
 from common.predict import Predictor, load_views, settle_view_args
 from common.quantize import quantize
 from common.recordio import read_list
 from tests.conftest import with_orientation
 from tests.faults.interruption import freeze
+from tests.made_up_challenge import (
+    CATEGORY_IDS,
+    SIZE,
+    make_folder,
+    module_probabilities,
+    pixels,
+    read_csv,
+    save_network,
+)
 
 needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
-CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
-SIZE = 32
-
-
-def paint(path, seed):
-    """Make a photograph of a few coloured patches."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    patches = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    cv2.imwrite(path, cv2.resize(patches, (80, 64), interpolation=cv2.INTER_CUBIC))
-
-
-def write_json(path, names, labelled):
-    images = [{"id": 100 + i, "file_name": name} for i, name in enumerate(names)]
-    categories = [{"id": i, "name": f"n{i}", "supercategory": f"s{i % 20}"} for i in CATEGORY_IDS]
-    content = {"images": images, "categories": categories}
-    if labelled:
-        content["annotations"] = [
-            {"id": i, "image_id": image["id"], "category_id": CATEGORY_IDS[i % 6]}
-            for i, image in reversed(list(enumerate(images)))
-        ]
-    path.write_text(json.dumps(content))
-
-
-def save_network(prefix, epoch, num_classes=6, width=16):
-    """Save a network of random weights for photographs of 0 to 255."""
-    mx.random.seed(epoch)
-    symbol = take_raw_images(build_resnet(10, num_classes, width))
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, SIZE, SIZE))], [("softmax_label", (1,))])
-    module.init_params(mx.init.Xavier())
-    arg_params, aux_params = module.get_params()
-    aux_params["bn_data_moving_mean"][:], aux_params["bn_data_moving_var"][:] = 120, 3600
-    checkpoint.save(prefix, epoch, symbol, arg_params, aux_params)
-
-
-def make_folder(folder):
-    """Lay out 12 validation and 9 test photographs, half of them in test2017/, and 2 epochs."""
-    val = [f"train_val_images/s/n/v{i}.jpg" for i in range(12)]
-    test = [f"{'test2017/' if i % 2 else ''}t{i}.jpg" for i in range(9)]
-    for seed, name in enumerate(val):
-        paint(str(folder / name), seed)
-    for seed, name in enumerate(test):
-        paint(str(folder / "test2017" / os.path.basename(name)), 100 + seed)
-    write_json(folder / "val2017.json", val, labelled=True)
-    write_json(folder / "test2017.json", test, labelled=False)
-    (folder / "train.lst").write_text("".join(f"{i}\t{min(i, 5)}.0\tx.jpg\n" for i in range(9)))
-    for epoch in (1, 2):
-        save_network(str(folder / "net"), epoch)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -97,35 +55,6 @@ def sub(script):
         return read_csv(folder / output) if status == 0 else None
 
     return call
-
-
-def read_csv(path):
-    with open(path, encoding="utf-8", newline="") as stream:
-        return {
-            int(row["id"]): list(map(int, row["predicted"].split()))
-            for row in csv.DictReader(stream)
-        }
-
-
-def pixels(folder, set_name):
-    """The images of a set as the network sees them, (N, 3, H, W), read one by one."""
-    content = json.loads((folder / f"{set_name}2017.json").read_text())
-    names = [image["file_name"] for image in content["images"]]
-    images = []
-    for name in names:
-        with open(find_image(str(folder), name), "rb") as stream:
-            image = eval_image(decode(stream.read()), SIZE, SIZE, round(SIZE * 360 / 320))
-        images.append(image[:, :, ::-1].transpose(2, 0, 1))
-    return np.array(images)
-
-
-def module_probabilities(prefix, epoch, images):
-    """What MXNet's own Module gives for images."""
-    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(prefix), epoch)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", images.shape)], [("softmax_label", images.shape[:1])], False)
-    module.set_params(arg_params, aux_params)
-    return module.predict(mx.io.NDArrayIter(images.astype("f"), None, len(images))).asnumpy()
 
 
 def test_every_test_image_gets_the_first_five_categories_of_mxnets_module(shared, sub):
