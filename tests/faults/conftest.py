@@ -5,6 +5,7 @@ import random
 import pytest
 
 from tests.faults import steps as all_steps
+from tests.faults import workplace
 from tests.faults.many_runs import Scripts
 
 _tried = {}
@@ -34,6 +35,14 @@ def steps(tmp_path_factory, scripts, sample, tiny_network):
         "training": all_steps.make_training(scripts, sample, places["training"], tiny_network),
         "submission": all_steps.make_submission(scripts, sample, places["submission"], trained),
     }
+
+
+@pytest.fixture(scope="session")
+def challenge(tmp_path_factory, scripts):
+    """The folder of a small challenge with every kind of file: see `workplace`."""
+    folder = tmp_path_factory.mktemp("challenge")
+    workplace.make(folder, scripts)
+    return folder
 
 
 @pytest.fixture

@@ -21,8 +21,12 @@ sys.path.insert(0, ROOT)  # this file is also the program that forks
 
 from tests.faults import interruption  # noqa: E402
 
-# status is None where the run took too long and was killed; memory is the peak, in bytes.
-Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds"])
+# status is None where the run took too long and was killed; memory is the peak, in bytes; opened
+# are the files that Python opened, and started the commands that it started, of a watched run.
+Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds", "opened", "started"])
+
+# Python's audit events: https://docs.python.org/3/library/audit_events.html
+_STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
 
 
 class Scripts:
@@ -30,6 +34,7 @@ class Scripts:
 
     def __init__(self, folder):
         self._streams = [os.path.join(str(folder), name) for name in ("stdout", "stderr")]
+        self._events = os.path.join(str(folder), "events")
         self._server = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__)],
             cwd=ROOT,
@@ -40,16 +45,19 @@ class Scripts:
             env={**os.environ, "http_proxy": "http://no.invalid", "https_proxy": "no.invalid"},
         )
 
-    def __call__(self, folder, name, *arguments, seconds=60, limit=8 << 30, fault=None):
+    def __call__(
+        self, folder, name, *arguments, seconds=60, limit=8 << 30, fault=None, watched=False
+    ):
         """Run `name` (a script, or a module with dots) in `folder`, for so many seconds at most.
 
         `limit` is of the memory that it may ask for, in bytes; `fault` is what is done to the run
-        (`tests/faults/interruption.py`).
+        (`tests/faults/interruption.py`); a run that is `watched` tells what it opened and started.
         """
         case = {
             "folder": str(folder),
             "command": [name, *map(str, arguments)],
             "streams": self._streams,
+            "events": self._events if watched else None,
             "seconds": seconds,
             "limit": limit,
             "fault": fault or {},
@@ -61,7 +69,13 @@ class Scripts:
         for path in self._streams:
             with open(path, encoding="utf-8", errors="replace") as stream:
                 texts.append(stream.read())
-        return Done(status, *texts, memory, taken)
+        if not watched:
+            return Done(status, *texts, memory, taken, None, None)
+        with open(self._events, encoding="utf-8") as stream:
+            events = [json.loads(line) for line in stream]
+        opened = [what for kind, what in events if kind == "open"]
+        started = [what for kind, what in events if kind in _STARTS]
+        return Done(status, *texts, memory, taken, opened, started)
 
     def close(self):
         """End the process that forks."""
@@ -109,6 +123,18 @@ def wait(child, seconds, stop):
     return code, usage.ru_maxrss * 1024
 
 
+def watch(path):
+    """Note in a file what Python opens and starts from now on."""
+    events = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def note(event, arguments):
+        if (event == "open" and isinstance(arguments[0], (str, bytes))) or event in _STARTS:
+            what = os.path.abspath(os.fsdecode(arguments[0])) if event == "open" else arguments[:2]
+            os.write(events, json.dumps([event, what], default=repr).encode() + b"\n")
+
+    sys.addaudithook(note)
+
+
 def run(case):
     """Become the script."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -117,6 +143,8 @@ def run(case):
     os.chdir(case["folder"])
     resource.setrlimit(resource.RLIMIT_AS, (case["limit"], case["limit"]))
     interruption.prepare(case)
+    if case["events"]:
+        watch(case["events"])
     sys.argv = case["command"]
     if sys.argv[0].endswith(".py"):
         sys.argv[0] = os.path.join(ROOT, sys.argv[0])

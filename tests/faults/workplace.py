@@ -59,11 +59,14 @@ def contents(folder):
     for place, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(place, name)
-            if os.path.isfile(path):
-                with open(path, "rb") as stream:
-                    found[os.path.relpath(path, folder)] = stream.read()
+            if not os.path.isfile(path):
+                content = b"no file"
+            elif os.path.getsize(path) > 1 << 30:
+                content = b"too large"
             else:
-                found[os.path.relpath(path, folder)] = b"no file"
+                with open(path, "rb") as stream:
+                    content = stream.read()
+            found[os.path.relpath(path, folder)] = content
     return found
 
 
