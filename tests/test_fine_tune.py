@@ -187,9 +187,10 @@ def test_bfloat16_tracks_float32_and_is_not_float32(script, flags, tmp_path):
     for dtype in ("float32", "bfloat16"):
         script("fine-tune.py", *flags, "--dtype", dtype, "--model-prefix", tmp_path / dtype)
         with open(tmp_path / f"{dtype}-log.csv") as stream:
-            losses.append([float(row["val_loss"]) for row in csv.DictReader(stream)])
+            losses.append([float(row["loss"]) for row in list(csv.DictReader(stream))[1:]])
     assert losses[0] != losses[1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    # Soon each goes its own way: the network is untrained, and an epoch has four batches.
+    np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=0.03)
     for name, array in weights(tmp_path / "bfloat16", 3).items():
         assert array.dtype == np.float32, name
 

@@ -5,7 +5,7 @@ import argparse
 import numpy as np
 import pytest
 
-from common import modelzoo, network
+from common import devices, modelzoo, network
 from common.data import normalize_input
 from common.files import UserError
 from common.find_mxnet import mx
@@ -209,6 +209,19 @@ def test_a_network_in_another_precision_keeps_its_casts_when_it_is_changed():
     symbol = mx.sym.SoftmaxOutput(body, name="softmax")
     scaled = network.scale_loss(symbol, 128)
     assert [node["op"] for node in network.read_nodes(scaled)].count("amp_cast") == 1
+
+
+@pytest.mark.skipif(not devices.supports_bfloat16()[0], reason=devices.supports_bfloat16()[1])
+def test_bfloat16_leaves_the_first_convolution_and_the_head_in_float32():
+    symbol = network.convert_precision(network.build_resnet(18, 5), "bfloat16")
+    nodes = network.read_nodes(symbol)
+    kept = [
+        node["name"]
+        for node in nodes
+        if node["op"] in ("Convolution", "FullyConnected")
+        and nodes[node["inputs"][1][0]]["op"] == "null"  # its weight, and no cast of it
+    ]
+    assert kept == ["conv0", "fc1"]
 
 
 def test_frozen_layers_do_not_drift():
