@@ -38,7 +38,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 11: %s' "$number" "$what"
+    printf '\n== %s of 12: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -53,6 +53,7 @@ measure 4 "images fed a second: ours, MXNet's iterators, PyTorch's DataLoader" f
 measure 1 "memory of feeding over twenty epochs" loader_memory
 measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
 measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
+measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the way of 2017, PyTorch" submission
 measure 3 "time and memory of merging five networks of the whole challenge" merge

@@ -33,6 +33,7 @@ COMMANDS = {  # what is typed for a result, and begins its footnote
     "loader_memory": "python -m benchmarks.loader_memory",
     "training": "python -m benchmarks.training",
     "training_loop": "python -m benchmarks.training_loop",
+    "training_profile": "python -m benchmarks.training_profile",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
@@ -172,6 +173,23 @@ def learning_table(results, sources):
     return table
 
 
+def profile_table(results, sources):
+    """A row a group of operators: milliseconds of a step, and how many times as fast ours is."""
+    first, *ours = results["training_profile"]["milliseconds"].items()
+    header, rows = ["operators", f"{first[0]}, ms"], []
+    for name, _ in ours:
+        header += [f"{name}, ms", "times as fast"]
+    for group in (*first[1], "all"):
+        times = [
+            sum(part.values()) if group == "all" else part[group] for _, part in (first, *ours)
+        ]
+        row = [group, f"{times[0]:.0f}"]
+        for time in times[1:]:
+            row += [f"{time:.0f}", f"{times[0] / time:.2f}" if min(time, times[0]) >= 1 else ""]
+        rows.append(row)
+    return markdown(header, rows)
+
+
 def footnote(results, sources):
     """Return the commands that a table is made by, and the machine that each ran on."""
     commands = {}
@@ -195,6 +213,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it i
     "packing": (ratio_table, charts.draw_ratios, ["packing"]),
     "feeding": (ratio_table, charts.draw_ratios, ["feeding"]),
     "training": (ratio_table, charts.draw_ratios, ["training", "training_loop"]),
+    "training_profile": (profile_table, None, ["training_profile"]),
     "submission": (ratio_table, charts.draw_ratios, ["submission"]),
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),

@@ -79,6 +79,12 @@ def start_torch(dtype, layers):
 
 def serve_training(kind, layers):
     """Train a batch whenever it is asked for."""
+    step = make_step(kind, layers)
+    serve(lambda: (BATCH, [step()]))
+
+
+def make_step(kind, layers):
+    """Return a function that trains a batch and returns its loss; `kind` is a dtype or "mxnet"."""
     if kind == "mxnet":  # before find_mxnet.py sets the number of threads
         for builtin in (bool, int, float, complex, object, str):
             vars(np).setdefault(builtin.__name__, builtin)  # as find_mxnet.py puts them back
@@ -98,13 +104,12 @@ def serve_training(kind, layers):
     labels = random.randint(0, CLASSES, BATCH)
     batch = mx.io.DataBatch([images], [mx.nd.array(labels)], pad=0)
 
-    def work():
+    def step():
         probabilities = trainer.train(batch).asnumpy()
         trainer.settle()
-        loss = -np.log(probabilities[np.arange(BATCH), labels]).mean()
-        return BATCH, [float(loss)]
+        return float(-np.log(probabilities[np.arange(BATCH), labels]).mean())
 
-    serve(work)
+    return step
 
 
 if __name__ == "__main__":

@@ -1,0 +1,99 @@
+"""Where a training step goes: ResNet-152, 320 pixels, batches of 8, operator by operator.
+
+    python -m benchmarks.training_profile
+
+MXNet's own threads in float32, ours in float32 and in bfloat16, each in a process of its own, timed
+by MXNet's profiler with every operator queued by itself. It explains the ratios of
+`python -m benchmarks.training`. Writes benchmarks/results/training_profile.json.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+
+from benchmarks.compare import make_parser, write_result
+from benchmarks.training import make_step
+from common.files import ROOT, UserError
+from common.script import run_script
+
+STEPS = 5  # of which the first two are not looked at
+KINDS = {"mxnet": "MXNet's own threads", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
+GROUPS = {  # how MXNet's operators begin, forward and backward
+    "convolutions": ("Convolution",),
+    "BatchNorm": ("BatchNorm",),
+    "ReLU": ("Activation",),
+    "additions of residuals and gradients": ("elemwise_add", "add_n"),
+    "update of the weights": ("multi_sgd", "sgd"),
+    "casts": ("amp_cast", "Cast"),
+}
+REST = "all else"
+
+
+def main():
+    parser = make_parser(__doc__)
+    parser.add_argument("--profile", choices=KINDS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    layers = 18 if args.quick else 152
+    if args.profile:
+        print(json.dumps(profile(args.profile, layers)))
+        return
+    from common.devices import supports_bfloat16
+
+    kinds = [kind for kind in KINDS if kind != "bfloat16" or supports_bfloat16()[0]]
+    profiles = {KINDS[kind]: start(kind, args.quick) for kind in kinds}
+    write_result("training_profile", {"layers": layers, "milliseconds": profiles}, args.quick)
+    for name, groups in profiles.items():
+        print(f"{name}: {sum(groups.values()):.0f} ms a step")
+        for group, milliseconds in groups.items():
+            print(f"  {milliseconds:8.1f} ms  {group}")
+
+
+def start(kind, quick):
+    """Profile in a process of its own; return `{group: milliseconds of a step}`."""
+    command = [sys.executable, "-m", "benchmarks.training_profile", "--profile", kind]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [*command, *(["--quick"] if quick else [])],
+        cwd=ROOT,
+        env={**environment, "MXNET_EXEC_BULK_EXEC_TRAIN": "0"},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if done.returncode:
+        raise UserError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def profile(kind, layers):
+    """Return `{group: milliseconds}`, the median over the steps."""
+    step = make_step(kind, layers)
+    from common.find_mxnet import mx
+
+    mx.profiler.set_config(profile_symbolic=True, profile_imperative=True, aggregate_stats=True)
+    steps = []
+    for number in range(STEPS):
+        if number < 2:  # these make the plans of the convolutions
+            step()
+            continue
+        mx.profiler.set_state("run")
+        step()
+        mx.profiler.set_state("stop")
+        steps.append(times(json.loads(mx.profiler.dumps(reset=True, format="json"))))
+    return {group: statistics.median(one[group] for one in steps) for group in (*GROUPS, REST)}
+
+
+def times(told):
+    """Return `{group: milliseconds}` of what MXNet's profiler tells of one step."""
+    groups = dict.fromkeys((*GROUPS, REST), 0.0)
+    for operator, told_of in told["Time"]["operator"].items():
+        name = operator.replace("_backward_", "")
+        group = next((g for g, begins in GROUPS.items() if name.startswith(begins)), REST)
+        groups[group] += told_of["Total"]
+    return groups
+
+
+if __name__ == "__main__":
+    run_script(main)
