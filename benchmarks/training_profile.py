@@ -13,6 +13,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 
 from benchmarks.compare import make_parser, write_result
 from benchmarks.training import make_step
@@ -72,21 +73,23 @@ def profile(kind, layers):
     step = make_step(kind, layers)
     from common.find_mxnet import mx
 
-    mx.profiler.set_config(
-        profile_symbolic=True,
-        profile_imperative=True,
-        aggregate_stats=True,
-        filename=os.devnull,  # it writes every event when Python ends; the sums are enough
-    )
     steps = []
-    for number in range(STEPS):
-        if number < 2:  # these make the plans of the convolutions
+    with tempfile.TemporaryDirectory() as folder:  # the profiler also writes its events to a file
+        mx.profiler.set_config(
+            profile_symbolic=True,
+            profile_imperative=True,
+            aggregate_stats=True,
+            filename=os.path.join(folder, "profile.json"),
+        )
+        for number in range(STEPS):
+            if number < 2:  # these make the plans of the convolutions
+                step()
+                continue
+            mx.profiler.set_state("run")
             step()
-            continue
-        mx.profiler.set_state("run")
-        step()
-        mx.profiler.set_state("stop")
-        steps.append(times(json.loads(mx.profiler.dumps(reset=True, format="json"))))
+            mx.profiler.set_state("stop")
+            steps.append(times(json.loads(mx.profiler.dumps(reset=True, format="json"))))
+        mx.profiler.dump(finished=True)
     return {group: statistics.median(one[group] for one in steps) for group in (*GROUPS, REST)}
 
 
