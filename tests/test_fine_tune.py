@@ -189,7 +189,8 @@ def test_bfloat16_tracks_float32_and_is_not_float32(script, flags, tmp_path):
         with open(tmp_path / f"{dtype}-log.csv") as stream:
             losses.append([float(row["loss"]) for row in list(csv.DictReader(stream))[1:]])
     assert losses[0] != losses[1]
-    # Soon each goes its own way: the network is untrained, and an epoch has four batches.
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
+    # Later each goes its own way: the network is untrained, and an epoch has four batches.
     np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=0.03)
     for name, array in weights(tmp_path / "bfloat16", 3).items():
         assert array.dtype == np.float32, name
