@@ -12,6 +12,14 @@ import tempfile
 
 from common.files import ROOT, UserError
 
+# What common/find_mxnet.py sets, which a process inherits from one that has imported it.
+_OURS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE", "MXNET_CPU_PARALLEL_COPY_SIZE")
+
+
+def plain_environment():
+    """Return the environment with MXNet's own defaults, for a process to be measured."""
+    return {name: value for name, value in os.environ.items() if name not in _OURS}
+
 
 class Side:
     """Starts a process that calls `serve`, and tells it to work.
@@ -27,11 +35,10 @@ class Side:
     def __init__(self, name, command):
         self._name, self.losses = name, []
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (close() closes it)
-        environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
         self._process = subprocess.Popen(
             command,
             cwd=ROOT,
-            env=environment,
+            env=plain_environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 from benchmarks.compare import make_parser, write_result
+from benchmarks.sides import plain_environment
 from benchmarks.training import make_step
 from common.files import ROOT, UserError
 from common.script import run_script
@@ -55,11 +56,10 @@ def main():
 def start(kind, quick):
     """Profile in a process of its own; return `{group: milliseconds of a step}`."""
     command = [sys.executable, "-m", "benchmarks.training_profile", "--profile", kind]
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     done = subprocess.run(
         [*command, *(["--quick"] if quick else [])],
         cwd=ROOT,
-        env={**environment, "MXNET_EXEC_BULK_EXEC_TRAIN": "0"},
+        env={**plain_environment(), "MXNET_EXEC_BULK_EXEC_TRAIN": "0"},
         capture_output=True,
         encoding="utf-8",
     )

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy
 import pytest
@@ -54,6 +55,31 @@ def test_mxnet_computes_with_every_core_but_for_1_5():
     assert 1 <= wanted <= os.cpu_count()
     unset = f"import os; os.environ.pop('OMP_NUM_THREADS', None); {code}"
     assert run("-c", unset)[:2] == (0, f"{wanted}\n")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads in /proc")
+def test_a_training_computes_with_one_team_of_openmp_threads(sample, tiny_network, tmp_path):
+    """A second team slows the first. Each has a thread more for each that is asked for (1.5: one
+    less), so that two of them would be four or six threads more here."""
+    flags = ["--data-dir", sample, "--pretrained-model", tiny_network, "--gpus", "cpu"]
+    flags += ["--image-shape", "3,64,64", "--batch-size", "16", "--num-epochs", "1"]
+    flags += ["--num-classes", "5089"]  # a head of 325,696 weights, more than MXNet calls large
+
+    def most_threads(openmp_threads):
+        command = [sys.executable, "fine-tune.py", *flags]
+        command += ["--model-prefix", tmp_path / f"run{openmp_threads}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(openmp_threads)}
+        most = 0
+        with subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        ) as training:
+            while training.poll() is None:
+                most = max(most, len(os.listdir(f"/proc/{training.pid}/task")))
+                time.sleep(0.01)
+        assert training.returncode == 0
+        return most
+
+    assert 0 < most_threads(5) - most_threads(2) <= 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux")
