@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every benchmark with its peers, then makes the README's tables and charts of the results.
 #
-#   sh benchmarks/run.sh          about 70 minutes on two cores, which should have nothing else to do
+#   sh benchmarks/run.sh          about 75 minutes on two cores, which should have nothing else to do
 #   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      PyTorch takes its turns, too
@@ -57,7 +57,7 @@ measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the way of 2017, PyTorch" submission
 measure 3 "time and memory of merging five networks of the whole challenge" merge
-measure 30 "what the network learns on the sample, with several seeds" learning
+measure 35 "what the network learns on the sample, with several seeds" learning
 
 printf '\n== The tables and charts\n'
 "$python" -m benchmarks.tables $quick || failed="$failed, tables"

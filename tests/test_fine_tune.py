@@ -183,15 +183,18 @@ def test_from_scratch_takes_the_network_and_none_of_its_weights(
 
 @pytest.mark.skipif(not supports_bfloat16()[0], reason="no bfloat16 here")
 def test_bfloat16_tracks_float32_and_is_not_float32(script, flags, tmp_path):
+    """From a network whose BatchNorms have seen photographs, as those of a pretrained one have."""
+    settled = tmp_path / "settled"
+    script("fine-tune.py", *flags, "--num-epochs", 8, "--model-prefix", settled)
+    flags += ["--pretrained-model", settled, "--pretrained-epoch", 8]
     losses = []
     for dtype in ("float32", "bfloat16"):
         script("fine-tune.py", *flags, "--dtype", dtype, "--model-prefix", tmp_path / dtype)
         with open(tmp_path / f"{dtype}-log.csv") as stream:
-            losses.append([float(row["loss"]) for row in list(csv.DictReader(stream))[1:]])
+            rows = list(csv.DictReader(stream))
+        losses.append([[float(row[name]) for name in ("loss", "val_loss")] for row in rows[1:]])
     assert losses[0] != losses[1]
-    np.testing.assert_allclose(losses[1], losses[0], rtol=0.1)
-    # Later each goes its own way: the network is untrained, and an epoch has four batches.
-    np.testing.assert_allclose(losses[1][:2], losses[0][:2], rtol=0.03)
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.05)
     for name, array in weights(tmp_path / "bfloat16", 3).items():
         assert array.dtype == np.float32, name
 
