@@ -25,7 +25,7 @@ def main():
     workers.start_log(kv_store)
     fit_flags.check_flags(args)
     contexts = devices.contexts(args.gpus)
-    fit_flags.check_dtype(args.dtype, contexts)
+    fit_flags.settle_dtype(args.dtype, contexts)
     fit_flags.check_kv_store(args.kv_store, contexts)
 
     train, val = data.get_record_iterators(

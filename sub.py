@@ -27,7 +27,7 @@ from common.annotations import annotation_path, read_annotations
 from common.devices import contexts
 from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
-from common.fit_flags import check_dtype
+from common.fit_flags import settle_dtype
 from common.help import Parser
 from common.image_set import Selection, open_image_set, read_categories, train_labels
 from common.network import convert_precision, take_raw_images
@@ -116,7 +116,7 @@ def settle_args(args):
         raise UserError("--export-onnx: takes one network; name one EPOCH and one --model-prefix")
     settle_view_args(args, prefixes)
     args.devices = contexts(args.gpu or "cpu", "GPU")
-    check_dtype(args.dtype, args.devices)
+    settle_dtype(args.dtype, args.devices)
 
 
 def numbers(flag, text, kind):
@@ -167,7 +167,8 @@ def load_network(args, prefix, epoch):
         calibrate = functools.partial(calibration_images, args)
         return load_quantized(prefix, epoch, args.devices, calibrate)
     symbol, arg_params, aux_params = checkpoint.load(prefix, epoch)
-    return convert_precision(take_raw_images(symbol), args.dtype), arg_params, aux_params
+    shape = (3, args.crop_size, args.crop_size)
+    return convert_precision(take_raw_images(symbol), args.dtype, shape), arg_params, aux_params
 
 
 def calibration_images(args):

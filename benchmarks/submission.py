@@ -178,6 +178,7 @@ def way_of_today(prefix, images, dtype, one_batch):
     """Return a function that predicts a number of batches as sub.py does."""
     from common import checkpoint
     from common.find_mxnet import mx
+    from common.fit_flags import settle_dtype
     from common.image_set import Selection
     from common.loader import FileSource
     from common.network import convert_precision
@@ -188,8 +189,9 @@ def way_of_today(prefix, images, dtype, one_batch):
     if dtype == "int8":
         network = checkpoint.load(quantized_prefix(prefix, 1), 0)
     else:
+        settle_dtype(dtype, [mx.cpu()])
         symbol, arg_params, aux_params = checkpoint.load(prefix, 1)
-        network = convert_precision(symbol, dtype), arg_params, aux_params
+        network = convert_precision(symbol, dtype, (3, SIZE, SIZE)), arg_params, aux_params
     predictor = Predictor([network], [1], [mx.cpu()], BATCH_SIZE, (3, SIZE, SIZE))
     source = FileSource([images % number for number in range(BATCH_SIZE)])
     flags = argparse.Namespace(

@@ -91,11 +91,13 @@ def make_step(kind, layers):
         import mxnet  # noqa: F401
     from common import network
     from common.find_mxnet import mx
+    from common.fit_flags import settle_dtype
     from common.trainer import Trainer
 
     mx.random.seed(0)
     symbol = network.take_raw_images(network.build_resnet(layers, CLASSES))
     dtype = "bfloat16" if kind == "bfloat16" else "float32"
+    settle_dtype(dtype, [mx.cpu()])
     trainer = Trainer(symbol, [mx.cpu()], (BATCH, 3, SIZE, SIZE), dtype=dtype)
     trainer.initialise({}, {})
     trainer.start_optimizer("device", "sgd", {"learning_rate": 0.01})

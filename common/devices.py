@@ -106,6 +106,8 @@ def supports_bfloat16():
     missing = _BFLOAT16_FLAGS - cpu_flags()
     if missing:
         return False, f"this processor lacks AVX-512 ({', '.join(sorted(missing))})"
+    if "amx_bf16" in cpu_flags():
+        return True, "the processor has a matrix unit for it (AMX)"
     if "avx512_bf16" in cpu_flags():
         return True, "the processor computes in bfloat16"
     return True, "the processor has AVX-512, and no instructions of its own for it (avx512_bf16)"

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 
-from common import devices, schedule
+from common import amx, devices, schedule
 from common.files import MODEL_DIR, UserError
 from common.help import number, whole
 
@@ -153,8 +153,12 @@ def check_kv_store(kv_store, contexts):
         raise UserError("--kv-store nccl: is for GPUs and an MXNet with NCCL; take device")
 
 
-def check_dtype(dtype, contexts):
-    """Raise `UserError` where these devices do not compute in `dtype`."""
+def settle_dtype(dtype, contexts):
+    """Make the process ready to compute in `dtype`, before it computes anything.
+
+    Raises:
+        UserError: these devices do not compute in it.
+    """
     on_gpu = contexts[0].device_type == "gpu"
     if dtype == "float16" and not on_gpu:
         raise UserError("--dtype float16: is for GPUs; on a CPU take float32 or bfloat16")
@@ -165,3 +169,4 @@ def check_dtype(dtype, contexts):
                 "MXNet has none for GPUs; take float16" if on_gpu else f"{reason}; take float32"
             )
             raise UserError(f"--dtype bfloat16: {reason}")
+        amx.allow()

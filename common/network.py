@@ -11,6 +11,7 @@ import io
 import json
 import re
 
+from common import amx
 from common.files import UserError
 from common.find_mxnet import mx
 
@@ -109,14 +110,20 @@ def _classify(features, num_classes, name):
 
 def read_nodes(symbol):
     """Return the nodes of a symbol: dicts with `op`, `name`, `attrs` and `inputs`."""
-    return _read_graph(symbol)["nodes"]
+    return read_graph(symbol)["nodes"]
 
 
-def _read_graph(symbol):
+def read_graph(symbol):
+    """Return a symbol as MXNet saves it: a dict with its `nodes` and what joins them."""
     # MXNet leaves the casts of its AMP out unless it is told not to (1.5 has none of them), and a
     # network that was converted to bfloat16 would come back in float32.
     whole = "remove_amp_cast" in inspect.signature(symbol.tojson).parameters
     return json.loads(symbol.tojson(remove_amp_cast=False) if whole else symbol.tojson())
+
+
+def write_graph(graph):
+    """Return the symbol of what `read_graph` gave."""
+    return mx.sym.load_json(json.dumps(graph))
 
 
 def find_head(symbol):
@@ -220,8 +227,12 @@ def take_raw_images(symbol):
     return symbol(data=mx.sym.Cast(mx.sym.Variable("data"), dtype="float32", name="data_cast"))
 
 
-def convert_precision(symbol, dtype):
+def convert_precision(symbol, dtype, image_shape):
     """Return a network of the same parameters that computes in `dtype`; softmax stays in float32.
+
+    Args:
+        dtype: float32, float16 or bfloat16.
+        image_shape: `(3, H, W)` of what it will see.
 
     float16: the casts behind `data` change, and with them the inferred type of every parameter up
     to one cast before the softmax (the optimizer keeps float32 masters: `multi_precision`).
@@ -235,23 +246,30 @@ def convert_precision(symbol, dtype):
     if dtype == "bfloat16":
         from mxnet.contrib import amp
 
-        names = {"Convolution": [], "FullyConnected": []}
-        for node in read_nodes(symbol):
-            names.get(node["op"], []).append(node["name"])
+        graph = read_graph(symbol)
+        convolutions, heads = (
+            [node["name"] for node in graph["nodes"] if node["op"] == op]
+            for op in ("Convolution", "FullyConnected")
+        )
+        unsafe = []
+        if amx.is_allowed():
+            unsafe = amx.steer(graph["nodes"], _output_shapes(symbol, image_shape))
         return amp.convert_symbol(
-            symbol,
+            write_graph(graph),
             target_dtype="bfloat16",
+            # Concat too: AMP leaves its inputs as they come, and MXNet wants them of one type.
+            target_dtype_ops=["Convolution", "FullyConnected", "Concat"],
             data_names=["data"],
-            excluded_sym_names=names["Convolution"][:1] + names["FullyConnected"],
+            excluded_sym_names=[*convolutions[:1], *heads, *unsafe],
             cast_optional_params=False,
         )
-    graph = _read_graph(symbol)
+    graph = read_graph(symbol)
     for node in graph["nodes"]:
         if node["op"] in ("Cast", "cast"):
             node["attrs"]["dtype"] = "float16"
         elif node["op"] == "null":
             node.get("attrs", {}).pop("__dtype__", None)  # Gluon fixes its parameters to float32
-    half = mx.sym.load_json(json.dumps(graph))
+    half = write_graph(graph)
     logits = half.get_internals()[_logits_name(half)]
     softmax = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
     return mx.sym.SoftmaxOutput(
@@ -259,6 +277,18 @@ def convert_precision(symbol, dtype):
         name=softmax["name"],
         **{key: value for key, value in softmax.get("attrs", {}).items() if key[0] != "_"},
     )
+
+
+def _output_shapes(symbol, image_shape):
+    """Return `{layer: shape}`; empty where the network takes no such images, as binding tells."""
+    layers = symbol.get_internals()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # MXNet prints what it then raises
+            _, shapes, _ = layers.infer_shape(data=(1, *image_shape))
+    except mx.MXNetError:
+        return {}
+    names = (re.sub("_output0?$", "", name) for name in layers.list_outputs())
+    return dict(zip(names, shapes or ()))
 
 
 def _logits_name(symbol):
@@ -339,11 +369,11 @@ def freeze(symbol, pattern):
 
 def _edit(symbol, chosen, **attributes):
     """Return the symbol with attributes changed at every node for which `chosen(op, name)`."""
-    graph = _read_graph(symbol)
+    graph = read_graph(symbol)
     for node in graph["nodes"]:
         if chosen(node["op"], node["name"]):
             node.setdefault("attrs", {}).update(attributes)
-    return mx.sym.load_json(json.dumps(graph))
+    return write_graph(graph)
 
 
 def infer_shapes(symbol, image_shape, batch_size=1):

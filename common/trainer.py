@@ -49,7 +49,7 @@ class Trainer:
         self._loss_scale = loss_scale
         self._unsettled = False
         self._frozen = {*frozen, *network.fixed_gammas(symbol)}
-        computed = network.convert_precision(symbol, dtype)
+        computed = network.convert_precision(symbol, dtype, data_shape[1:])
         computed = network.set_learning_rate_factors(computed, learning_rate_factors or {})
         if loss_scale != 1.0:
             computed = network.scale_loss(computed, loss_scale)

@@ -181,7 +181,7 @@ def test_raw_images_may_be_uint8_or_float32():
 
 def test_float16_keeps_batch_norm_and_softmax_in_float32():
     symbol = network.take_raw_images(network.build_resnet(10, 4, width=8))
-    half = network.convert_precision(symbol, "float16")
+    half = network.convert_precision(symbol, "float16", (3, 64, 64))
     types, outputs, _ = half.infer_type(data="uint8")
     of = dict(zip(half.list_arguments(), types))
     assert of["conv0_weight"] == of["fc1_weight"] == np.float16
@@ -197,7 +197,7 @@ def test_float16_reaches_the_weights_behind_any_beginning():
     body = mx.sym.Convolution(data, weight, kernel=(3, 3), num_filter=4, name="conv0")
     symbol = network._classify(mx.sym.Flatten(body), 3, "fc1")
     flags = argparse.Namespace(rgb_mean="120,110,100", rgb_std="60,50,40")
-    half = network.convert_precision(normalize_input(symbol, flags), "float16")
+    half = network.convert_precision(normalize_input(symbol, flags), "float16", (3, 8, 8))
     types, _, _ = half.infer_type(data="uint8")
     of = dict(zip(half.list_arguments(), types))
     assert of["conv0_weight"] == of["fc1_weight"] == np.float16
@@ -213,7 +213,7 @@ def test_a_network_in_another_precision_keeps_its_casts_when_it_is_changed():
 
 @pytest.mark.skipif(not devices.supports_bfloat16()[0], reason=devices.supports_bfloat16()[1])
 def test_bfloat16_leaves_the_first_convolution_and_the_head_in_float32():
-    symbol = network.convert_precision(network.build_resnet(18, 5), "bfloat16")
+    symbol = network.convert_precision(network.build_resnet(18, 5), "bfloat16", (3, 64, 64))
     nodes = network.read_nodes(symbol)
     kept = [
         node["name"]
@@ -222,6 +222,24 @@ def test_bfloat16_leaves_the_first_convolution_and_the_head_in_float32():
         and nodes[node["inputs"][1][0]]["op"] == "null"  # its weight, and no cast of it
     ]
     assert kept == ["conv0", "fc1"]
+
+
+@pytest.mark.skipif(not devices.supports_bfloat16()[0], reason=devices.supports_bfloat16()[1])
+def test_bfloat16_joins_a_branch_in_float32_with_others():
+    """As DenseNet does, behind its first convolution."""
+    first = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(3, 3), num_filter=16, name="conv0")
+    second = mx.sym.Convolution(first, kernel=(1, 1), num_filter=16, name="conv1")
+    symbol = network._classify(mx.sym.Flatten(mx.sym.Concat(first, second)), 3, "fc1")
+    outputs = []
+    for dtype in ("float32", "bfloat16"):
+        converted = network.convert_precision(symbol, dtype, (3, 16, 16))
+        executor = converted.simple_bind(mx.cpu(), grad_req="null", data=(2, 3, 16, 16))
+        for name, array in executor.arg_dict.items():
+            if name != "softmax_label":
+                array[:] = mx.nd.array(np.random.RandomState(1).randn(*array.shape) / 10)
+        outputs.append(executor.forward()[0].asnumpy())
+    assert (outputs[0] != outputs[1]).any()
+    np.testing.assert_allclose(*outputs, atol=0.02)
 
 
 def test_frozen_layers_do_not_drift():
