@@ -40,7 +40,13 @@ COMMANDS = {  # what is typed for a result, and begins its footnote
     "scaling": "python -m benchmarks.scaling",
     "learning": "python -m benchmarks.learning",
 }
-INSTRUCTIONS = {"avx2": "AVX2", "avx512f": "AVX-512", "avx512_vnni": "VNNI", "avx512_bf16": "BF16"}
+INSTRUCTIONS = {
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "VNNI",
+    "avx512_bf16": "BF16",
+    "amx_bf16": "AMX",
+}
 
 
 def main():
