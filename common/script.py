@@ -34,12 +34,15 @@ def run_script(main):
         sys.stdout.flush()
     except UserError as error:
         status = _complain(name, error)
-    except Terminated:
-        print(f"{name}: stopped by SIGTERM", file=sys.stderr)
-        status = 143
-    except KeyboardInterrupt:
-        print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
-        status = 130
+    except KeyboardInterrupt as request:
+        # An array that was half made when the signal came complains when it is freed, from here on.
+        sys.unraisablehook = lambda dropped: None
+        if isinstance(request, Terminated):
+            print(f"{name}: stopped by SIGTERM", file=sys.stderr)
+            status = 143
+        else:
+            print(f"\n{name}: stopped by Ctrl-C", file=sys.stderr)
+            status = 130
     except MemoryError as error:
         reason = str(error) or "the machine gives no more"
         status = _complain(name, f"out of memory ({reason}); a smaller batch or image needs less")

@@ -41,6 +41,27 @@ def test_a_signal_ends_a_script_with_its_status(number, status, python):
 
 
 @pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_while_an_array_is_made_leaves_one_line(number, status, python):
+    """MXNet's arrays free a handle that they do not have yet."""
+    done = python(
+        f"""
+        import os, signal
+        from common.script import run_script
+        class Array:
+            def __init__(self):
+                os.kill(os.getpid(), signal.{number})
+                self.handle = 1
+            def __del__(self):
+                print("freed", self.handle)
+        run_script(Array)
+        """
+    )
+    assert done.returncode == status
+    assert len(done.stderr.strip().splitlines()) == 1 and "stopped by" in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, python):
     done = python(
         f"""
