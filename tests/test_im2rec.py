@@ -238,7 +238,7 @@ def test_a_damaged_photograph_is_named_and_skipped(script, damaged, flags):
     assert failed[-2] == "10\tpipe.jpg\tis a pipe or a device, not a file"
     assert failed[-1] == "11\tmissing.jpg\tno such file or directory"
     assert f"2 packed, {len(failed)} failed, " in done.stdout
-    assert "not packed: page.jpg: is no image that cv2 can read" in done.stderr
+    assert "not packed: page.jpg: is a web page (HTML), not a photograph" in done.stderr
 
 
 @pytest.mark.parametrize("path", ["../secret.jpg", "a/../../secret.jpg", "{outside}"])
