@@ -9,6 +9,7 @@ from typing import Dict, List, Tuple
 
 from common.files import UserError, require_file
 from common.recordio import is_writable_name
+from common.unicode_names import find_form
 
 ARCHIVES = "https://ml-inat-competition-datasets.s3.amazonaws.com"
 
@@ -56,13 +57,14 @@ def read_annotations(path):
 def find_image(data_dir, file_name, folder="test2017"):
     """Return where a photograph lies: `DIR/X`, or `DIR/test2017/X` where only that exists.
 
-    A name that leads with `test2017/` is found in `DIR` too. What is nowhere is `DIR/X`.
+    A name that leads with `test2017/` is found in `DIR` too, and each in the other Unicode form.
+    What is nowhere is `DIR/X`.
     """
     candidates = [file_name, os.path.join(folder, file_name)]
     if file_name.startswith(folder + "/"):
         candidates.append(file_name[len(folder) + 1 :])
     for candidate in candidates:
-        path = os.path.join(data_dir, candidate)
+        path = find_form(os.path.join(data_dir, candidate))
         if os.path.exists(path):
             return path
     return os.path.join(data_dir, file_name)
