@@ -14,7 +14,14 @@ import re
 import numpy as np
 
 from common import params_file
-from common.files import UserError, atomic_open, replacing, require_file, require_target
+from common.files import (
+    UserError,
+    atomic_open,
+    open_own,
+    replacing,
+    require_file,
+    require_target,
+)
 from common.find_mxnet import mx
 
 
@@ -68,7 +75,7 @@ def save_arrays(path, arrays):
             params_file.seal(temporary)
         except (mx.base.MXNetError, UserError) as error:
             # MXNet does not tell why. To write as much ourselves does: the disk is full, say.
-            with open(temporary, "wb") as stream:
+            with open(temporary, "wb", opener=open_own) as stream:
                 for array in arrays.values():
                     stream.write(bytes(array.asnumpy().nbytes + 1024))  # its name and shape, too
             raise UserError(

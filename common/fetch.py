@@ -1,6 +1,7 @@
 """One file over HTTP: from several mirrors, resumed after breaks, checked before it appears."""
 
 import contextlib
+import email.utils
 import errno
 import hashlib
 import http.client
@@ -11,13 +12,16 @@ import urllib.error
 import urllib.parse
 import urllib.request
 
-from common.files import UserError, atomic_open, replacing
+from common.files import UserError, atomic_open, open_own, replacing, require_own
 from common.progress import Progress
 
 log = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 30  # without a byte, before the connection counts as broken
 ATTEMPTS_WITHOUT_PROGRESS = 3
+MOST_BYTES = 4 << 30  # no network of the catalogue has a quarter of them
+MOST_SECONDS_TO_WAIT = 60  # where a server that is busy says when to come back
+_BUSY = (408, 425, 429, 500, 502, 503, 504)  # HTTP statuses after which it is worth trying again
 _DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _CHUNK_BYTES = 1 << 18
 _MEGABYTE = 1_000_000
@@ -31,11 +35,14 @@ class FetchError(UserError):
         self.reasons = reasons
 
 
-def fetch(urls, path, check, sha256=None, timeout=TIMEOUT_SECONDS, pause=1.0):
+def fetch(
+    urls, path, check, sha256=None, timeout=TIMEOUT_SECONDS, pause=1.0, most_bytes=MOST_BYTES
+):
     """Download `path` from the first of `urls` that gives a whole file.
 
     What a broken run has got is kept beside `path` (`.tmp-*.part`) and continued by the next. The
-    sha256 of the file is written beside it (`PATH.sha256`).
+    sha256 of the file is written beside it (`PATH.sha256`); where that is there before the file,
+    it says what the file must be.
 
     Args:
         urls: http(s) addresses of the same file, the best first.
@@ -44,29 +51,38 @@ def fetch(urls, path, check, sha256=None, timeout=TIMEOUT_SECONDS, pause=1.0):
         sha256: how the file's sha256 begins (hexadecimal), where it is known.
         timeout: seconds without a byte.
         pause: seconds before the second attempt at one address; doubles with each.
+        most_bytes: of a file; a server that sends more is not listened to.
 
     Raises:
         FetchError: no address gave a file that passes. What was there before is untouched.
     """
     reasons = []
+    pinned = _kept_sha256(path)
+    known = (sha256, "its publisher") if sha256 else (pinned, _sha256_name(path))
     with replacing(path) as temporary:
         for number, url in enumerate(urls, start=1):
             part = _part_name(path, url)
+            require_own(part)
             try:
-                _download(url, part, os.path.basename(path), timeout, pause)
-                digest = _check(part, check, sha256)
+                _download(url, part, os.path.basename(path), timeout, pause, most_bytes)
+                digest = _check(part, check, *known)
             except (UserError, _MirrorError) as error:
                 reasons.append(f"{url}: {_without_name(error, part)}")
+                if isinstance(error, _BrokenError) and _size(part):
+                    reasons[-1] += f"; the {_size(part)} bytes that came are kept for the next run"
+                else:
+                    _remove(part)
                 if number < len(urls):
                     log.warning("%s; asking the next mirror", reasons[-1])
-                if not isinstance(error, _BrokenError):
-                    _remove(part)
                 continue
-            _remove(_sha256_name(path))  # of an older file
+            if pinned != digest:
+                _remove(_sha256_name(path))  # of an older file
             os.replace(part, temporary)
             break
         else:
             raise FetchError(path, reasons)
+    for url in urls:
+        _remove(_part_name(path, url))  # what other mirrors began
     write_sha256(path, digest)
 
 
@@ -87,18 +103,25 @@ def write_sha256(path, digest):
 
 def verify_sha256(path):
     """Return the sha256 of `path`, or None where none was kept; raise UserError if it changed."""
-    try:
-        with open(_sha256_name(path), encoding="ascii", errors="replace") as stream:
-            kept = stream.read().split(maxsplit=1)[:1]
-    except FileNotFoundError:
+    kept = _kept_sha256(path)
+    if kept is None:
         return None
     digest = sha256_of(path)
-    if kept != [digest]:
+    if kept != digest:
         raise UserError(
             f"{path}: has changed since it was fetched ({_sha256_name(path)} says otherwise);"
             " remove both and fetch it again"
         )
     return digest
+
+
+def _kept_sha256(path):
+    """Return what `PATH.sha256` says; None where it is not there."""
+    try:
+        with open(_sha256_name(path), encoding="ascii", errors="replace") as stream:
+            return (stream.read().split(maxsplit=1) or ["(empty)"])[0]
+    except FileNotFoundError:
+        return None
 
 
 def _sha256_name(path):
@@ -110,7 +133,7 @@ class _MirrorError(Exception):
 
 
 class _BrokenError(_MirrorError):
-    """The connection broke too often; what has come can be continued."""
+    """This address gives no more at present; what has come is kept and can be continued."""
 
 
 def _part_name(path, url):
@@ -129,26 +152,33 @@ def _remove(path):
         os.remove(path)
 
 
-def _check(part, check, sha256):
+def _check(part, check, sha256, source):
+    """Return the sha256 of what has come; raise where it is not what it should be."""
     digest = sha256_of(part)
     if sha256 is not None and not digest.startswith(sha256):
-        raise _MirrorError(f"is another file: its sha256 is {digest}, not {sha256}")
+        raise _MirrorError(f"is another file: its sha256 is {digest}; {source} says {sha256}")
     check(part)
     return digest
 
 
-def _download(url, part, title, timeout, pause):
+def _download(url, part, title, timeout, pause, most_bytes):
     """Complete `part` from `url`, going on where it ends; raise `_MirrorError`."""
     validator, fruitless, most = None, 0, _size(part)
     while fruitless < ATTEMPTS_WITHOUT_PROGRESS:
+        asked_to_wait = 0
         try:
-            validator, complete = _receive(url, part, title, timeout, validator)
+            validator, complete = _receive(url, part, title, timeout, validator, most_bytes)
             if complete:
                 return
             error = "the connection broke"
         except urllib.error.HTTPError as http_error:
             http_error.close()
-            raise _MirrorError(f"answers {http_error.code} {http_error.reason}") from None
+            error = f"answers {http_error.code} {http_error.reason}"
+            asked_to_wait = _retry_after(http_error.headers)
+            if asked_to_wait > MOST_SECONDS_TO_WAIT:
+                error += f" and asks to come back in {asked_to_wait:.0f} seconds"
+            if http_error.code not in _BUSY or asked_to_wait > MOST_SECONDS_TO_WAIT:
+                break
         except (OSError, http.client.HTTPException) as network_error:
             if getattr(network_error, "errno", None) in _DISK_FAILURES:
                 network_error.filename = part
@@ -160,11 +190,24 @@ def _download(url, part, title, timeout, pause):
         fruitless = 0 if _size(part) > most else fruitless + 1
         most = max(most, _size(part))
         if fruitless < ATTEMPTS_WITHOUT_PROGRESS:
-            time.sleep(pause * 2**fruitless)
+            seconds = max(pause * 2**fruitless, asked_to_wait)
+            log.info("%s: %s; trying again in %.0f s", url, error, seconds)
+            time.sleep(seconds)
     raise _BrokenError(error)
 
 
-def _receive(url, part, title, timeout, validator):
+def _retry_after(headers):
+    """Return how many seconds a busy server asks to wait; it names them or the time of day."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+
+
+def _receive(url, part, title, timeout, validator, most_bytes):
     """Ask for what `part` lacks and append it; return (validator, whether all has come).
 
     The validator (ETag or date) makes a server send the whole file again where it has changed.
@@ -189,13 +232,15 @@ def _receive(url, part, title, timeout, validator):
         return None, complete
     with response:
         if response.headers.get_content_type() in ("text/html", "application/xhtml+xml"):
-            raise _MirrorError("sends a web page instead of the file")
+            raise _BrokenError("sends a web page instead of the file")
         start, total = _range_of(response, have)
+        if total is not None and total > most_bytes:
+            raise _MirrorError(f"announces {total} bytes, more than {most_bytes}")
         if start not in (0, have):
             raise _MirrorError(f"sends bytes from {start} on where {have} were asked for")
-        with open(part, "r+b" if start else "wb") as stream:
+        with open(part, "r+b" if start else "wb", opener=open_own) as stream:
             stream.seek(start)
-            _copy(response, stream, start, total, title)
+            _copy(response, stream, start, total, title, most_bytes)
             received = stream.tell()
         validator = response.headers.get("ETag") or response.headers.get("Last-Modified")
         if validator and validator.startswith("W/"):
@@ -216,8 +261,8 @@ def _range_of(response, have):
         return have, None if length is None else have + length
 
 
-def _copy(response, stream, start, total, title):
-    done = start
+def _copy(response, stream, start, total, title, most_bytes):
+    done, end = start, most_bytes if total is None else total
     with Progress((total or 0) // _MEGABYTE, title, unit="MB") as progress:
         progress.update(start // _MEGABYTE)
         while True:
@@ -225,6 +270,8 @@ def _copy(response, stream, start, total, title):
                 chunk = response.read(_CHUNK_BYTES)
             except http.client.IncompleteRead as error:
                 chunk, response = error.partial, None
+            if done + len(chunk) > end:
+                raise _MirrorError(f"sends more than {end} bytes")
             stream.write(chunk)
             progress.update((done + len(chunk)) // _MEGABYTE - done // _MEGABYTE)
             done += len(chunk)

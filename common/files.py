@@ -22,6 +22,9 @@ WRITE_FAILURES = {
     errno.EROFS: "the file system is read-only; choose a folder that can be written",
 }
 
+# Open no link, and do not wait at a pipe.
+_PLAIN_ONLY = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
 
 class UserError(Exception):
     """Something that a user can mend: one line that names the file or flag, and the mend."""
@@ -86,6 +89,45 @@ def require_target(path):
         raise UserError(f"{path}: its folder does not exist; make it first")
 
 
+def open_own(path, flags):
+    """Open a name that only this project's runs write, as `opener` of `open()`; follow no link.
+
+    Temporary files, locks and parts of files have names that can be foreseen. Through a link that
+    lies there, another file would be locked, emptied or written.
+
+    Raises:
+        UserError: something else than a plain file of one name lies there.
+    """
+    try:
+        # Emptied only when it is known to be a plain file.
+        descriptor = os.open(path, (flags & ~os.O_TRUNC) | _PLAIN_ONLY, 0o666)
+    except OSError:
+        require_own(path)
+        raise
+    try:
+        require_own(path)
+        _refuse_unless_plain(path, os.fstat(descriptor))
+        if flags & os.O_TRUNC:
+            os.ftruncate(descriptor, 0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def require_own(path):
+    """Raise `UserError` where a link, a pipe or a device has the name of a file of our own."""
+    with contextlib.suppress(FileNotFoundError):
+        _refuse_unless_plain(path, os.lstat(path))
+
+
+def _refuse_unless_plain(path, status):
+    if stat.S_ISLNK(status.st_mode) or (stat.S_ISREG(status.st_mode) and status.st_nlink > 1):
+        raise UserError(f"{path}: is a link, and the file behind it would be changed; remove it")
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path}: is a pipe or a device, not a file; remove it")
+
+
 @contextlib.contextmanager
 def replacing(path):
     """Yield a temporary name beside `path`, renamed to `path` where the block ends well.
@@ -93,10 +135,12 @@ def replacing(path):
     For writers that take a file name (`mx.nd.save`, `cv2.imwrite`). The name keeps the suffix of
     `path`, is the same in every run, so that what a killed run left is overwritten by the next,
     and is locked: a second run that writes the same file gets a `UserError`. A failing block
-    removes the temporary file and leaves `path` as it was.
+    removes the temporary file and leaves `path` as it was. Writers that can, open the name with
+    `opener=open_own`; for all others it is a plain file when the block begins.
 
     Raises:
-        UserError: another process is writing `path`, or its folder does not exist.
+        UserError: another process is writing `path`, its folder does not exist, or a link lies
+            under the temporary name.
     """
     require_target(path)
     folder, name = os.path.split(os.path.abspath(path))
@@ -146,7 +190,7 @@ def atomic_open(path, mode="w"):
     """
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     with replacing(path) as temporary:
-        with open(temporary, mode, **text) as stream:
+        with open(temporary, mode, opener=open_own, **text) as stream:
             yield stream
 
 
@@ -157,7 +201,7 @@ def _lock(temporary, path, what="writing it"):
     """
     while True:
         try:
-            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = open_own(temporary, os.O_RDWR | os.O_CREAT)
         except FileNotFoundError:
             raise UserError(f"{path}: its folder does not exist; make it first") from None
         except OSError as error:
@@ -174,7 +218,7 @@ def _lock(temporary, path, what="writing it"):
             return descriptor
         # Between open and flock the file may have been renamed away by the run that held it.
         try:
-            if os.path.samestat(os.fstat(descriptor), os.stat(temporary)):
+            if os.path.samestat(os.fstat(descriptor), os.lstat(temporary)):
                 return descriptor
         except FileNotFoundError:
             pass

@@ -15,7 +15,7 @@ from dataclasses import asdict
 import cv2
 
 from common.encoding import is_cut_short
-from common.files import UserError, atomic_open
+from common.files import UserError, atomic_open, open_own, require_own
 from common.recordio import DamagedRecord, map_file, read_record
 
 # The last records may not be on the disk of a machine that lost power: about half a minute's.
@@ -65,7 +65,7 @@ class PackingRun:
                 os.remove(path)
         self._write_journal()
         for path in (self._idx_partial, self._rec_partial):
-            open(path, "wb").close()
+            open(path, "wb", opener=open_own).close()
         return 0
 
     def remove_if_empty(self):
@@ -76,6 +76,8 @@ class PackingRun:
 
     def take_back(self):
         """Make the finished files a run that is begun again, because images were mended."""
+        require_own(self.rec_path)
+        require_own(self.idx_path)
         os.replace(self.rec_path, self._rec_partial)
         os.replace(self.idx_path, self._idx_partial)
 
@@ -92,7 +94,7 @@ class PackingRun:
         if not os.path.exists(self._idx_partial):  # stopped while the files got their names
             with suppress(FileNotFoundError):
                 os.replace(self.idx_path, self._idx_partial)
-        with open(self._idx_partial, "a+b") as stream:
+        with open(self._idx_partial, "a+b", opener=open_own) as stream:
             stream.seek(0)
             lines = stream.read().splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
@@ -115,8 +117,8 @@ class PackingRun:
         self.num_records = kept
         done = {entry.index for entry in entries[:position]}
         self.failures = [failure for failure in failures if failure.index in done]
-        os.truncate(self._rec_partial, self._num_bytes)
-        os.truncate(self._idx_partial, sum(map(len, lines[:kept])))
+        _cut(self._rec_partial, self._num_bytes)
+        _cut(self._idx_partial, sum(map(len, lines[:kept])))
         self._write_journal()
         return position
 
@@ -124,9 +126,9 @@ class PackingRun:
     def writing(self):
         """Open the files of the run for what `add_record` and `add_failure` append."""
         try:
-            with open(self._rec_partial, "ab") as self._rec, open(
-                self._idx_partial, "ab"
-            ) as self._idx, open(self._journal_path, "ab") as self._journal:
+            with _appending(self._rec_partial) as self._rec, _appending(
+                self._idx_partial
+            ) as self._idx, _appending(self._journal_path) as self._journal:
                 yield
                 for stream in (self._rec, self._idx, self._journal):
                     stream.flush()
@@ -210,6 +212,15 @@ class PackingRun:
                     if entry:
                         failures.append(Failure(**entry))
         return settings, failures, finished
+
+
+def _appending(path):
+    return open(path, "ab", opener=open_own)
+
+
+def _cut(path, num_bytes):
+    with open(path, "r+b", opener=open_own) as stream:
+        stream.truncate(num_bytes)
 
 
 def _json_line(entry):

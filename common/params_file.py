@@ -14,7 +14,7 @@ import zlib
 
 import numpy as np
 
-from common import network
+from common import network, operators
 from common.files import UserError, require_file
 from common.find_mxnet import mx
 
@@ -41,9 +41,6 @@ _DTYPES = {
     11: "uint64",
     12: "bfloat16",
 }
-
-# Operators that run code of the user's or read files.
-_UNSAFE_OPERATOR = re.compile("Custom|_CustomFunction|_Native|_NDArray|_CachedOp.*|_cvimread")
 
 
 def verify(path):
@@ -168,8 +165,8 @@ def load_symbol(path):
     """Return the network that a `-symbol.json` defines, having looked at what its nodes may do.
 
     Raises:
-        UserError: the file is damaged, or has operators that MXNet does not know, or that run
-            code or read files.
+        UserError: the file is damaged, or has operators that image networks do not need (some of
+            MXNet's run code or read files) or that this MXNet does not know.
     """
     require_file(path, "name a network's definition (-symbol.json)")
     with open(path, encoding="utf-8", errors="replace") as stream:
@@ -215,7 +212,7 @@ def _crc32(text):
 
 
 def _check_graph(graph):
-    """Raise ValueError unless `graph` is a graph of known, harmless operators in their order."""
+    """Raise ValueError unless `graph` is a graph of image networks' operators in their order."""
     nodes = graph.get("nodes") if isinstance(graph, dict) else None
     if not isinstance(nodes, list) or not nodes or not isinstance(graph.get("heads"), list):
         raise ValueError("it has no nodes and heads")
@@ -224,8 +221,11 @@ def _check_graph(graph):
         operator = node.get("op") if isinstance(node, dict) else None
         if not isinstance(operator, str) or not isinstance(node.get("name"), str):
             raise ValueError(f"node {index} has no operator or name")
-        if _UNSAFE_OPERATOR.fullmatch(operator):
-            raise ValueError(f"node {index} is a {operator}, which may run code or read files")
+        if operator != "null" and operator not in operators.OF_IMAGE_NETWORKS:
+            raise ValueError(
+                f"node {index} is a {ascii(operator)[1:-1][:80]}, which is not among the operators"
+                " of image networks (common/operators.py)"
+            )
         if operator != "null" and operator not in known:
             raise ValueError(f"node {index} is a {operator}, which this MXNet does not know")
         _check_inputs(node.get("inputs"), index, f"node {index}")

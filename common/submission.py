@@ -14,7 +14,7 @@ from typing import Optional
 
 import numpy as np
 
-from common.files import UserError, replacing, require_file
+from common.files import UserError, open_own, replacing, require_file
 from common.metrics import top_k
 
 PLACES = 5
@@ -98,7 +98,8 @@ class PartialRows:
         self._offset = len(header)
         going_on = resume and self._is_begun(header)
         # Not buffered: what could not be written is not tried again when the file is closed.
-        self._stream = open(self.path, "r+b" if going_on else "w+b", buffering=0)  # noqa: SIM115
+        mode = "r+b" if going_on else "w+b"
+        self._stream = open(self.path, mode, buffering=0, opener=open_own)  # noqa: SIM115
         if not going_on:
             self._write(header)
         # A killed run may have left half a row, or half a round.
@@ -110,7 +111,7 @@ class PartialRows:
         """Return whether a run with this header has left its rows; complain about another one."""
         if not os.path.exists(self.path):
             return False
-        with open(self.path, "rb") as stream:
+        with open(self.path, "rb", opener=open_own) as stream:
             line = stream.readline()
         if line == header or not line.endswith(b"\n"):  # killed before it had written the line
             return line == header
@@ -332,7 +333,7 @@ def write_submission(path, predictions, category_ids):
     """Write the CSV that Kaggle takes; it appears only when it has passed `check_submission`."""
     category_ids = np.asarray(category_ids)
     with replacing(path) as temporary:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
+        with open(temporary, "w", encoding="utf-8", newline="\n", opener=open_own) as stream:
             stream.write("id,predicted\n")
             for image_id, ranked in zip(predictions.ids, predictions.ranked):
                 stream.write(f"{image_id},{' '.join(map(str, category_ids[ranked]))}\n")

@@ -30,12 +30,25 @@ def fetch_files(entry, model_dir):
             check(path)
         else:
             log.info("fetching %s", path)
+            _warn_if_unproven(source, path)
             try:
                 fetch.fetch(source.urls, path, check, source.sha256)
             except fetch.FetchError as error:
                 raise UserError(_by_hand(entry, model_dir, error.reasons)) from None
         paths.append(path)
     return paths
+
+
+def _warn_if_unproven(source, path):
+    """Warn where neither the connection nor a checksum proves that a file is its publisher's."""
+    by_http = any(url.startswith("http:") for url in source.urls)
+    if by_http and source.sha256 is None and not os.path.exists(f"{path}.sha256"):
+        log.warning(
+            "%s: comes over plain HTTP and no checksum of it is published; compare %s.sha256 with"
+            " one that you trust, or copy that one there first: then the file is checked",
+            path,
+            path,
+        )
 
 
 def _file_of_package(entry):

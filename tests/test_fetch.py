@@ -1,5 +1,6 @@
 """Downloads, from a real server on loopback that behaves as bad servers do."""
 
+import email.utils
 import hashlib
 import http.server
 import os
@@ -43,6 +44,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_error(404)
         elif name == "html":
             self.answer(b"<html>moved</html>", content_type="text/html")
+        elif name == "busy" and len(self.server.requests) < 3:
+            self.refuse(503, {"Retry-After": "0"})
+        elif name == "busy-after-a-part" and start:
+            self.refuse(429, {})
+        elif name == "busy-after-a-part":
+            self.answer(CONTENT[:300_000], claimed=len(CONTENT))
+        elif name == "busy-for-an-hour":
+            date = email.utils.formatdate(time.time() + 3600, usegmt=True)
+            self.refuse(429, {"Retry-After": date})
+        elif name == "without-end":
+            self.send_chunks()
+        elif name == "more-than-the-range":
+            self.answer(CONTENT[start:] + b"more", start)
         elif name == "silent":
             time.sleep(1)
         elif name == "too-long":
@@ -53,6 +67,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.answer(CONTENT[start : start + 300_000], start, len(CONTENT) - start)
         else:
             self.answer(CONTENT[start:], start)
+
+    def refuse(self, status, headers):
+        self.send_response(status)
+        for header, value in headers.items():
+            self.send_header(header, value)
+        self.end_headers()
+
+    def send_chunks(self):
+        self.send_response(200)
+        self.end_headers()
+        for _ in range(10):  # HTTP/1.0: without a length, until the connection ends
+            self.wfile.write(CONTENT)
 
     def answer(self, body, start=0, claimed=None, content_type="application/octet-stream"):
         self.send_response(206 if start else 200)
@@ -165,3 +191,82 @@ def test_a_file_that_changed_after_it_was_fetched_is_found(server, tmp_path):
     (tmp_path / "a.params").write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(UserError, match="has changed since it was fetched"):
         fetch.verify_sha256(str(tmp_path / "a.params"))
+
+
+def test_a_busy_server_is_asked_again(server, tmp_path):
+    get(server, ["busy"], tmp_path / "a.params")
+    assert len(server.requests) == 3
+
+
+def test_the_part_that_came_is_kept_where_the_server_becomes_busy(server, tmp_path):
+    path = str(tmp_path / "a.params")
+    with pytest.raises(UserError, match=r"answers 429 .*; the 300000 bytes that came are kept"):
+        get(server, ["busy-after-a-part"], path)
+    part = fetch._part_name(path, server.url("busy-after-a-part"))
+    assert os.path.getsize(part) == 300_000
+
+
+@pytest.mark.parametrize("name", ["missing", "html"])
+def test_no_refusal_throws_away_the_part_of_an_earlier_run(server, tmp_path, name):
+    path = str(tmp_path / "a.params")
+    part = fetch._part_name(path, server.url(name))
+    with open(part, "wb") as stream:
+        stream.write(CONTENT[:500_000])
+    with pytest.raises(UserError, match="the 500000 bytes that came are kept for the next run"):
+        get(server, [name], path)
+    assert os.path.getsize(part) == 500_000
+
+
+def test_another_mirror_is_asked_at_once_where_one_is_busy_for_long(server, tmp_path, caplog):
+    get(server, ["busy-for-an-hour", "good"], tmp_path / "a.params")
+    assert [name for name, _ in server.requests] == ["busy-for-an-hour", "good"]
+    assert "answers 429 Too Many Requests and asks to come back in 3" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("7", 7), (" 120 ", 120), ("soon", 0), ("", 0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0)],
+)
+def test_what_a_busy_server_asks_for_is_understood(text, seconds):
+    assert fetch._retry_after({"Retry-After": text}) == seconds
+
+
+def test_a_body_without_a_length_ends_at_the_most_that_a_network_can_have(server, tmp_path):
+    with pytest.raises(UserError, match="/without-end: sends more than 2000000 bytes"):
+        get(server, ["without-end"], tmp_path / "a.params", most_bytes=2_000_000)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_body_that_announces_too_much_is_not_asked_for(server, tmp_path):
+    with pytest.raises(UserError, match="/good: announces 1024000 bytes, more than 1000"):
+        get(server, ["good"], tmp_path / "a.params", most_bytes=1000)
+
+
+def test_a_body_larger_than_announced_is_refused(server, tmp_path):
+    path = str(tmp_path / "a.params")
+    part = fetch._part_name(path, server.url("more-than-the-range"))
+    with open(part, "wb") as stream:
+        stream.write(CONTENT[:500_000])
+    with pytest.raises(UserError, match="sends more than 1024000 bytes"):
+        get(server, ["more-than-the-range"], path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_sha256_that_lies_there_before_the_file_is_what_it_must_have(server, tmp_path):
+    wrong, right = "0" * 64, hashlib.sha256(CONTENT).hexdigest()
+    (tmp_path / "a.params.sha256").write_text(f"{wrong}  a.params\n")
+    with pytest.raises(UserError, match=rf"sha256 is {right}; .*a.params.sha256 says {wrong}"):
+        get(server, ["good"], tmp_path / "a.params")
+    assert os.listdir(tmp_path) == ["a.params.sha256"]
+    (tmp_path / "a.params.sha256").write_text(f"{right}  a.params\n")
+    get(server, ["good"], tmp_path / "a.params")
+    assert fetch.verify_sha256(str(tmp_path / "a.params")) == right
+
+
+def test_a_link_in_the_place_of_the_part_is_not_written_through(server, tmp_path):
+    path = str(tmp_path / "a.params")
+    (tmp_path / "precious").write_bytes(b"precious")
+    os.symlink("precious", fetch._part_name(path, server.url("good")))
+    with pytest.raises(UserError, match="is a link, and the file behind it would be changed"):
+        get(server, ["good"], path)
+    assert (tmp_path / "precious").read_bytes() == b"precious"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.files import ROOT, UserError, atomic_open, held, replacing, require_file
+from common.files import ROOT, UserError, atomic_open, held, open_own, replacing, require_file
 from tests.conftest import limit_file_size
 
 
@@ -138,3 +138,53 @@ def test_wrong_paths_are_told_apart(tmp_path):
         atomic_open(tmp_path / "no" / "train.lst").__enter__()
     with pytest.raises(UserError, match="is a folder; remove it"):
         atomic_open(tmp_path).__enter__()
+
+
+@pytest.mark.parametrize("plant", [os.symlink, os.link])
+@pytest.mark.parametrize("name", [".tmp-out.csv", ".tmp-out.csv.lock"])
+def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path, plant, name):
+    precious, out = tmp_path / "precious", str(tmp_path / "out.csv")
+    precious.write_text("precious")
+    plant(precious, tmp_path / name)
+    with pytest.raises(UserError, match=f"{name}: is a link, and the file behind it would be ch"):
+        with held(out, "writing it"), atomic_open(out) as stream:
+            stream.write("new")
+    assert precious.read_text() == "precious"
+    assert not os.path.exists(out)
+
+
+def test_a_link_to_nothing_makes_no_file_elsewhere(tmp_path):
+    (tmp_path / ".tmp-out.csv").symlink_to("elsewhere")
+    with pytest.raises(UserError, match="is a link"), atomic_open(tmp_path / "out.csv"):
+        pass
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_pipe_under_a_temporary_name_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / ".tmp-out.csv")
+    with pytest.raises(UserError, match="is a pipe or a device"), atomic_open(tmp_path / "out.csv"):
+        pass
+
+
+@pytest.mark.parametrize("mode", ["wb", "w+b", "r+b", "ab"])
+def test_a_link_that_appears_while_a_run_works_is_not_followed(tmp_path, mode):
+    precious, out = tmp_path / "precious", str(tmp_path / "out.bin")
+    precious.write_bytes(b"precious")
+    with pytest.raises(UserError, match="is a link"), replacing(out) as temporary:
+        os.remove(temporary)
+        os.link(precious, temporary)
+        with open(temporary, mode, opener=open_own):
+            pass
+    assert precious.read_bytes() == b"precious"
+    assert os.listdir(tmp_path) == ["precious"]
+
+
+@pytest.mark.parametrize("mode", ["wb", "w+b", "r+b", "ab"])
+def test_a_file_of_our_own_is_opened_as_ever(tmp_path, mode):
+    for path in (tmp_path / "ours", tmp_path / "ordinary"):
+        path.write_bytes(b"what was there")
+    with open(tmp_path / "ours", mode, opener=open_own) as stream:
+        stream.write(b"new")
+    with open(tmp_path / "ordinary", mode) as stream:
+        stream.write(b"new")
+    assert (tmp_path / "ours").read_bytes() == (tmp_path / "ordinary").read_bytes()

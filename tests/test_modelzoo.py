@@ -6,6 +6,7 @@ import http.server
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,13 @@ def test_the_catalogue_has_every_name_of_mxnets_example():
     assert source.urls[0] == (
         "http://data.mxnet.io/models/imagenet-11k/resnet-152/resnet-152-0000.params"
     )
+
+
+def test_what_the_catalogue_fetches_has_a_checksum_or_says_that_it_has_none():
+    for entry in catalogue.CATALOGUE.values():
+        for source in entry.sources:
+            is_tls = all(url.startswith("https://") for url in source.urls)
+            assert is_tls == bool(re.fullmatch("[0-9a-f]{8}", source.sha256 or "")), source
 
 
 @pytest.mark.parametrize(
@@ -176,6 +184,21 @@ def test_a_damaged_download_leaves_nothing_behind(mirror, tmp_path, lite0, damag
     with pytest.raises(UserError, match=r"put each file where it says"):
         modelzoo.fetch_network(entry, str(tmp_path / "model"))
     assert not [name for name in os.listdir(tmp_path / "model") if "params" in name]
+
+
+def test_what_comes_without_tls_and_checksum_is_said_to_be_unproven(mirror, tmp_path, caplog):
+    modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
+    warned = [line for line in caplog.messages if "comes over plain HTTP and no checksum" in line]
+    params = tmp_path / "model" / f"{ENTRY.name}-0000.params"
+    assert [line.split(": ")[0] for line in warned][1:] == [str(params)]
+    os.remove(params)  # and its sha256 stays: by it the next one is checked
+    caplog.clear()
+    modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
+    assert "plain HTTP" not in caplog.text
+    os.remove(params)
+    (mirror[1] / "resnet-18-0000.params").write_bytes(b"another file")
+    with pytest.raises(UserError, match="is another file: its sha256 is"):
+        modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
 
 
 def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_path):

@@ -175,6 +175,15 @@ def test_rows_of_other_flags_are_not_continued(tmp_path):
         PartialRows(tmp_path / "s.csv", {"crops": 12, "dtype": "int8"}, dtype, resume=True)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_in_the_place_of_the_rows_is_not_written_through(tmp_path, resume):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".tmp-s.csv.rows").symlink_to("precious")
+    with pytest.raises(UserError, match=r"\.tmp-s\.csv\.rows: is a link"):
+        PartialRows(tmp_path / "s.csv", {"crops": 1}, row_type(6, False), resume)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
 def test_rows_come_in_the_order_that_is_wanted_and_guesses_fill_the_gaps():
     dtype = row_type(6, save_probabilities=True)
     batch = batch_of(1, 3, missing=[1])  # image 2 is damaged, image 9 has no photograph
