@@ -126,8 +126,8 @@ def describe(state, supported):
     name, instead = (
         text.format(depth=depth, nearest=nearest) for text in (found.name, found.instead)
     )
-    way = f"or bring it as ONNX: {_BY_ONNX}" if found.onnx else "for MXNet cannot read it as ONNX either"
-    return f"is {name}, which is not imported (known: {supported}); take {instead}, {way}"
+    way = f", or bring it as ONNX: {_BY_ONNX}" if found.onnx else " (ONNX is no way for it either)"
+    return f"is {name}, which is not imported (known: {supported}); take {instead}{way}"
 
 
 def _fits(known, state):
