@@ -13,7 +13,18 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 import logging
 import math
 
-from common import checkpoint, data, devices, fit, fit_checks, fit_flags, modelzoo, network, workers
+from common import (
+    checkpoint,
+    data,
+    devices,
+    fit,
+    fit_checks,
+    fit_flags,
+    modelzoo,
+    network,
+    torch_networks,
+    workers,
+)
 from common.files import UserError
 from common.help import HelpFormatter, Parser, number, whole
 from common.script import run_script
@@ -67,7 +78,7 @@ def fine_tune(args, train, val, contexts, kv_store):
 def swap_pretrained_head(args, num_classes):
     """Return `(symbol, arg_params, aux_params, head)` of the pretrained network with a new head."""
     symbol, arg_params, aux_params = modelzoo.load_pretrained(
-        args.pretrained_model, epoch=args.pretrained_epoch
+        args.pretrained_model, epoch=args.pretrained_epoch, variant=args.variant
     )
     symbol, arg_params, head = network.swap_head(
         symbol, arg_params, num_classes, args.layer_before_fullc, args.dropout
@@ -86,7 +97,12 @@ def parse_args():
         "--pretrained-model",
         default="model/resnet-152",
         help="prefix of local files, a name of the catalogue (python -m common.modelzoo list),"
-        " or a PyTorch or ONNX file",
+        " or a PyTorch or ONNX file, whatever it is called",
+    )
+    group.add_argument(
+        "--variant",
+        choices=torch_networks.LITE0_VARIANTS,
+        help="of an EfficientNet-Lite0 in a PyTorch file (default: as the file's name begins)",
     )
     group.add_argument(
         "--pretrained-epoch",

@@ -8,12 +8,13 @@ The `.params` file is written last: where it is, the whole checkpoint is.
 
 import contextlib
 import glob
+import itertools
 import os
 import re
 
 import numpy as np
 
-from common import params_file
+from common import classifier, params_file
 from common.files import (
     UserError,
     atomic_open,
@@ -90,7 +91,20 @@ def last_line(error):
 
 
 def load(prefix, epoch):
-    """Return `(symbol, arg_params, aux_params)` of a checkpoint.
+    """Return `(symbol, arg_params, aux_params)` of a checkpoint that ends in a SoftmaxOutput.
+
+    Raises:
+        UserError: there is no such checkpoint, it is damaged, or it is no classifier.
+    """
+    symbol, arg_params, aux_params = load_as_it_is(prefix, epoch)
+    try:
+        return classifier.end_in_softmax(symbol), arg_params, aux_params
+    except UserError as error:
+        raise UserError(f"{symbol_path(prefix)}: {error}") from None
+
+
+def load_as_it_is(prefix, epoch):
+    """Return `(symbol, arg_params, aux_params)` of a checkpoint, whatever its network ends in.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
@@ -108,11 +122,44 @@ def load(prefix, epoch):
     symbol = params_file.load_symbol(symbol_path(prefix))
     if "data" not in symbol.list_arguments():
         raise UserError(f"{symbol_path(prefix)}: has no input named data; it is no image network")
+    if arrays and not any(key.startswith(("arg:", "aux:")) for key in arrays):
+        arrays = _named_by_symbol(symbol, arrays, path)
     split = {"arg": {}, "aux": {}}
     for key, array in arrays.items():
         kind, _, name = key.partition(":")
         split.get(kind, {})[name] = array
     return symbol, split["arg"], split["aux"]
+
+
+def _named_by_symbol(symbol, arrays, path):
+    """Return Gluon's arrays, whose names are bare, as `{"arg:NAME" or "aux:NAME": array}`.
+
+    They may have another prefix than the symbol's: Gluon numbers its networks (`resnetv11_`).
+    """
+    arguments, states = symbol.list_arguments(), symbol.list_auxiliary_states()
+    kinds = {name: "arg" for name in arguments if name != "data" and not name.endswith("label")}
+    kinds.update(dict.fromkeys(states, "aux"))
+    found = arrays
+    if kinds.keys() - arrays.keys():
+        unprefixed = dict(zip(_without_prefix(arrays), arrays.values()))
+        pairs = zip(kinds, _without_prefix(kinds))
+        found = {name: unprefixed[short] for name, short in pairs if short in unprefixed}
+    if kinds.keys() - found.keys():
+        missing = [name for name in kinds if name not in arrays]
+        extra = [name for name in arrays if name not in kinds]
+        raise UserError(
+            f"{path}: its names are not those of the symbol: {len(missing)} are missing"
+            f" ({', '.join(missing[:2])} ...), {len(extra)} are others"
+            f" ({', '.join(extra[:2])} ...); write both files anew with Gluon's net.export(PREFIX)"
+        )
+    return {f"{kind}:{name}": found[name] for name, kind in kinds.items()}
+
+
+def _without_prefix(names):
+    """Return the names without the beginning that all share."""
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names))
+    start = len(list(shared))
+    return [name[start:] for name in names]
 
 
 def load_states(prefix, epoch):

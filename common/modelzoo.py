@@ -26,6 +26,7 @@ from common import (
     network,
     onnx_files,
     params_file,
+    torch_architectures,
     torch_files,
     torch_networks,
     zoo_mirrors,
@@ -36,12 +37,13 @@ from common.find_mxnet import mx
 from common.help import Parser, number, whole
 from common.script import run_script
 
-TORCH_SUFFIXES = (".pth", ".pt", ".safetensors")
+# Of files that are not there; those that are there are known by their content.
+FILE_SUFFIXES = (".pth", ".pt", ".tar", ".bin", ".ckpt", ".safetensors", ".onnx")
 
 log = logging.getLogger(__name__)
 
 
-def load_pretrained(name, model_dir=MODEL_DIR, epoch=None):
+def load_pretrained(name, model_dir=MODEL_DIR, epoch=None, variant=None):
     """Return (symbol, arg_params, aux_params) of a pretrained network.
 
     Whatever its source, it is fed raw RGB images: `data`, (N, 3, H, W), 0 to 255, uint8 or
@@ -51,16 +53,17 @@ def load_pretrained(name, model_dir=MODEL_DIR, epoch=None):
         name: the prefix of local files (`model/resnet-152`), a name of the catalogue (fetched
             into `model_dir` where it is not there), a PyTorch checkpoint or an ONNX file.
         epoch: which of several `PREFIX-EPOCH.params`; None takes the only one.
+        variant: of a PyTorch checkpoint, a key of `torch_networks.LITE0_VARIANTS`.
 
     Raises:
         UserError: nothing is found under that name, or what is found is damaged; or it could not
             be fetched, and then the error says what to put where by hand.
     """
-    if name.endswith(TORCH_SUFFIXES):
-        return _as_arrays(*_read_torch(name))
-    if name.endswith(".onnx"):
-        mean, std = torch_networks.IMAGENET_MEAN, torch_networks.IMAGENET_STD
-        return _as_arrays(*onnx_files.read_network(name, mean, std))
+    is_prefix = os.path.lexists(checkpoint.symbol_path(name))
+    if name.endswith(FILE_SUFFIXES) or (os.path.isfile(name) and not is_prefix):
+        return _as_arrays(*_read_file(name, variant))
+    if variant is not None:
+        raise UserError(f"--variant {variant}: is for PyTorch files, and {name} is not one")
     prefix = _find_prefix(name, model_dir)
     entry = CATALOGUE.get(os.path.basename(prefix))
     symbol, arg_params, aux_params = load_verified(prefix, epoch)
@@ -72,7 +75,7 @@ def load_pretrained(name, model_dir=MODEL_DIR, epoch=None):
 def load_verified(prefix, epoch=None):
     """Return (symbol, arg_params, aux_params) of local files, checked to belong together."""
     epoch = _only_epoch(prefix) if epoch is None else epoch
-    symbol, arg_params, aux_params = checkpoint.load(prefix, epoch)
+    symbol, arg_params, aux_params = checkpoint.load_as_it_is(prefix, epoch)
     shapes = _shapes(arg_params, aux_params)
     params_file.require_agreement(symbol, shapes, name=checkpoint.params_path(prefix, epoch))
     return symbol, arg_params, aux_params
@@ -84,18 +87,22 @@ def import_network(path, name, model_dir=MODEL_DIR, variant=None, mean=None, std
     Raises:
         UserError: the file is damaged, holds more than tensors, or another architecture.
     """
-    if path.endswith(".onnx"):
-        mean = torch_networks.IMAGENET_MEAN if mean is None else mean
-        std = torch_networks.IMAGENET_STD if std is None else std
-        parts = onnx_files.read_network(path, mean, std)
-    else:
-        parts = _read_torch(path, variant)
+    parts = _read_file(path, variant, mean, std)
     if not name or os.path.basename(name) != name:
         raise UserError(f"--name {name}: must be a name, without a folder; see --model-dir")
     os.makedirs(model_dir, exist_ok=True)
     prefix = os.path.join(model_dir, name)
     checkpoint.save(prefix, 0, *_as_arrays(*parts))
     return prefix
+
+
+def _read_file(path, variant=None, mean=None, std=None):
+    """Read a network of another tool; its content says which, whatever the file's name."""
+    if path.endswith(".onnx") or onnx_files.is_onnx(path):
+        mean = torch_networks.IMAGENET_MEAN if mean is None else mean
+        std = torch_networks.IMAGENET_STD if std is None else std
+        return onnx_files.read_network(path, mean, std)
+    return _read_torch(path, variant)
 
 
 def _read_torch(path, variant=None):
@@ -110,7 +117,10 @@ def _read_torch(path, variant=None):
     try:
         symbol, arg_params, aux_params = torch_networks.build(state, variant)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        known = torch_architectures.describe(state, torch_networks.KNOWN_ARCHITECTURES)
+        raise UserError(f"{path}: {known or error}") from None
+    if "fc1_weight" not in arg_params:
+        log.info("%s: has no classifier: it can be fine-tuned, and predicts nothing before", path)
     params_file.require_agreement(symbol, _shapes(arg_params, aux_params), name=path)
     return symbol, arg_params, aux_params
 
@@ -292,7 +302,7 @@ def _parser():
     info.add_argument("--image-size", type=whole, default=224, help="pixels (default: %(default)s)")
     info.add_argument("--plot", metavar="FILE", help="draw the network as .pdf, .png or .svg")
     importing = add("import", "make a network of a PyTorch checkpoint or an ONNX file")
-    importing.add_argument("file", help="a .pth, .pt, .safetensors or .onnx file")
+    importing.add_argument("file", help="a PyTorch checkpoint (.pth, .safetensors, …) or .onnx")
     importing.add_argument("--name", required=True, help="the network becomes MODEL_DIR/NAME-*")
     importing.add_argument(
         "--variant",

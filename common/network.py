@@ -129,13 +129,16 @@ def write_graph(graph):
 def find_head(symbol):
     """Return `(name of the head, output name of the layer before it)`.
 
-    The head is the last FullyConnected, whatever it is called.
+    The head is the last FullyConnected, whatever it is called; None where the network was imported
+    without one, and ends in `flatten0`.
 
     Raises:
         UserError: the network has no FullyConnected layer.
     """
     nodes = read_nodes(symbol)
     heads = [node for node in nodes if node["op"] == "FullyConnected"]
+    if not heads and nodes[-1]["name"] == "flatten0":
+        return None, "flatten0_output"
     if not heads:
         raise UserError(
             "this network has no FullyConnected layer to swap; name the layer that the new head"
@@ -270,8 +273,9 @@ def convert_precision(symbol, dtype, image_shape):
         elif node["op"] == "null":
             node.get("attrs", {}).pop("__dtype__", None)  # Gluon fixes its parameters to float32
     half = write_graph(graph)
-    logits = half.get_internals()[_logits_name(half)]
     softmax = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
+    before = graph["nodes"][softmax["inputs"][0][0]]["name"]
+    logits = half.get_internals()[_output_name(half, before)]
     return mx.sym.SoftmaxOutput(
         mx.sym.Cast(logits, dtype="float32", name="logits_float32"),
         name=softmax["name"],
@@ -289,12 +293,6 @@ def _output_shapes(symbol, image_shape):
         return {}
     names = (re.sub("_output0?$", "", name) for name in layers.list_outputs())
     return dict(zip(names, shapes or ()))
-
-
-def _logits_name(symbol):
-    nodes = read_nodes(symbol)
-    softmax = next(node for node in nodes if node["op"] == "SoftmaxOutput")
-    return _output_name(symbol, nodes[softmax["inputs"][0][0]]["name"])
 
 
 def smooth_labels(symbol, share):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import tempfile
 
 from common.files import UserError, require_file
@@ -13,6 +14,18 @@ from common.torch_networks import normalised_data
 # onnx 1.13.1 to 1.19.1 import the same numbers in MXNet 1.9.1 (measured); the file says <1.17, for
 # the sake of the exporter.
 REQUIREMENTS = "requirements/onnx.txt"
+
+# A protocol buffer: the version of ONNX, then the next field of a model.
+_START = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
+
+
+def is_onnx(path):
+    """Whether there is a file that begins as ONNX does."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as stream:
+        start = stream.read(9)
+    return _START.match(start) is not None and start[8:] != b"{"  # as safetensors
 
 
 def read_network(path, mean, std):

@@ -140,7 +140,11 @@ class Predictor:
             [_bind(*network, device, shape) for network in networks] for device in devices
         ]
         self._devices = devices
-        classes = {executor.outputs[0].shape[1] for executor in self._executors[0]}
+        shapes = [executor.outputs[0].shape for executor in self._executors[0]]
+        for shape in shapes:
+            if len(shape) != 2:
+                raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
+        classes = {shape[1] for shape in shapes}
         if len(classes) > 1:
             raise UserError(
                 f"the networks have {' and '.join(map(str, sorted(classes)))} classes;"

@@ -10,7 +10,7 @@ from common.files import UserError
 from common.find_mxnet import mx
 from common.image_set import Selection
 from common.loader import Batch
-from common.network import find_head, read_nodes, take_raw_images
+from common.network import read_nodes, take_raw_images
 from common.predict import Predictor, load_views
 
 CALIBRATION_IMAGES = 64
@@ -74,8 +74,14 @@ def quantize(symbol, arg_params, aux_params, images):
 
     fused = symbol.get_backend_symbol("MKLDNN_QUANTIZE")
     # Fusing renames the head; the same layer is the last FullyConnected of the fused network.
-    heads = [n["name"] for n in read_nodes(fused) if n["op"] == "_sg_mkldnn_fully_connected"]
-    kept_float = [find_head(symbol)[0], *heads[-1:], *_padded_layers(fused, images.shape[1:])]
+    heads = [
+        [node["name"] for node in read_nodes(network) if node["op"] == operator][-1:]
+        for network, operator in (
+            (symbol, "FullyConnected"),
+            (fused, "_sg_mkldnn_fully_connected"),
+        )
+    ]
+    kept_float = [*heads[0], *heads[1], *_padded_layers(fused, images.shape[1:])]
     batch_size = min(16, len(images))
     calibration = mx.io.NDArrayIter(
         mx.nd.array(images, dtype="uint8"), mx.nd.zeros(len(images)), batch_size

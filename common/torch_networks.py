@@ -42,7 +42,8 @@ def build(state, lite0_variant=None):
 
     The architecture is read off the tensors' names and shapes. The network is fed raw RGB images,
     `data` (N, 3, H, W), 0 to 255, uint8 or float32, whatever the original expects: its input
-    normalisation is the first layer, `bn_data`. It ends in `flatten0`, `fc1` and `softmax`.
+    normalisation is the first layer, `bn_data`. It ends in `flatten0`, `fc1` and `softmax`, or in
+    `flatten0` where the state dict has no classifier.
 
     Args:
         state: {name: numpy array}, as from `torch_files.read_state_dict`.
@@ -68,8 +69,9 @@ def build(state, lite0_variant=None):
     else:
         raise UserError(f"its tensors are of no network known here ({KNOWN_ARCHITECTURES})")
     layers.require_all_used()
-    symbol = mx.sym.SoftmaxOutput(network, name="softmax")
-    return symbol, layers.arg_params, layers.aux_params
+    if "fc1_weight" in layers.arg_params:
+        network = mx.sym.SoftmaxOutput(network, name="softmax")
+    return network, layers.arg_params, layers.aux_params
 
 
 def normalised_data(mean, std):
@@ -163,11 +165,13 @@ class _Layers:
         return mx.sym.BatchNorm(x, eps=eps, momentum=0.9, fix_gamma=False, name=name)
 
     def head(self, x, key):
-        """Add the mean over the image, `flatten0`, and the classifier `fc1`."""
+        """Add the mean over the image, `flatten0`, and the classifier `fc1` where there is one."""
         x = mx.sym.Pooling(x, global_pool=True, pool_type="avg", kernel=(1, 1), name="pool1")
+        x = mx.sym.Flatten(x, name="flatten0")
+        if f"{key}.weight" not in self:
+            return x
         weight = self.arg_params["fc1_weight"] = self.take(f"{key}.weight")
         self.arg_params["fc1_bias"] = self.take(f"{key}.bias")
-        x = mx.sym.Flatten(x, name="flatten0")
         return mx.sym.FullyConnected(x, num_hidden=weight.shape[0], name="fc1")
 
 
