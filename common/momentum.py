@@ -14,7 +14,9 @@ of the usual rule, `velocity = momentum * velocity + gradient`, `weight -= rate 
 | ccsgd, dcasgd | they run without momentum |
 | the others | have no momentum to set |
 
-A factor of the rate for one layer (`--head-lr-mult`) stands in both rates and cancels.
+A factor of the rate for one layer (`--head-lr-mult`) stands in both rates and cancels. Both rates
+are those of the schedule, so nothing has to be saved; a run that is resumed with another `--lr`
+keeps the velocity that it had.
 """
 
 _HOLD_THE_RATE = ("sgd", "lbsgd", "lars")
