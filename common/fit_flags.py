@@ -4,8 +4,9 @@ import logging
 import math
 import os
 
-from common import amx, devices, schedule
+from common import amx, devices, momentum, schedule
 from common.files import MODEL_DIR, UserError
+from common.find_mxnet import mx
 from common.help import number, whole
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -113,6 +114,13 @@ def check_flags(args):
     """Refuse flags that make no sense, before any long work; log what is merely odd."""
     for warning in schedule.check_schedule(args):
         logging.warning(warning)
+    corrects = args.mom and args.momentum_correction
+    corrects = corrects and momentum.holds_rate(args.optimizer, mx.__version__)
+    if corrects and args.kv_store == "dist_async":
+        logging.warning(
+            "--momentum-correction 1: the servers of --kv-store dist_async update by MXNet's rule,"
+            " as with 0"
+        )
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be 1 or more")
     if not 0 <= args.label_smoothing < 1:

@@ -36,6 +36,14 @@ def add_schedule_args(parser):
     )
     group.add_argument("--optimizer", default="sgd", help="any of MXNet's, by its name")
     group.add_argument("--mom", type=number, default=0.0, help="momentum, 0 to 1")
+    group.add_argument(
+        "--momentum-correction",
+        type=whole,
+        default=1,
+        choices=[0, 1],
+        help="1: the velocity follows the rate when it changes; 0: it goes on at the old rate,"
+        " as in MXNet",
+    )
     group.add_argument("--wd", type=number, default=0.0, help="weight decay")
     return group
 

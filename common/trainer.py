@@ -10,7 +10,7 @@ import os
 
 import numpy as np
 
-from common import network
+from common import momentum, network
 from common.files import UserError
 from common.find_mxnet import mx
 
@@ -74,13 +74,15 @@ class Trainer:
             allow_extra=True,
         )
 
-    def start_optimizer(self, kv_store, name, settings, states=None):
+    def start_optimizer(self, kv_store, name, settings, states=None, correct_momentum=True):
         """Make the optimizer, and give it the state of a checkpoint.
 
         Args:
             kv_store: a KVStore or the name of one.
             settings: as `schedule.optimizer_settings` gives them.
             states: as `states()` gave them.
+            correct_momentum: whether the velocity follows the rate (`momentum.py`); the servers of
+                dist_async have MXNet's rule always.
 
         Raises:
             UserError: the states belong to another optimizer or another network, or the optimizer
@@ -98,6 +100,12 @@ class Trainer:
                 f"--optimizer {name}: updates each device's copy of the weights in another way;"
                 " train on one device, or take another optimizer"
             )
+        self._nesterov = name.lower() == "nag"
+        self._momentum = 0.0  # of a velocity that follows the rate
+        if correct_momentum and kind != "dist_async" and momentum.holds_rate(name, mx.__version__):
+            self._momentum = settings.get("momentum", 0.0)
+            if name.lower() == "lars":  # its own correction reaches four parameters of one device
+                settings = {**settings, "momentum_correction": False}
         scale = 1.0 / (self.batch_size * workers * self._loss_scale)
         self._module.init_optimizer(
             kvstore=kv_store, optimizer=name, optimizer_params={**settings, "rescale_grad": scale}
@@ -122,7 +130,7 @@ class Trainer:
             the probabilities, `(N, num_classes)` NDArray on the CPU, to be read when wanted.
         """
         self._module.forward_backward(batch)
-        self._module.update()
+        self._update()
         if (
             self._module._update_on_kvstore
         ):  # the servers' optimizers count, and ours tells the rate
@@ -130,6 +138,24 @@ class Trainer:
         self._unsettled = True
         # A copy: the next batch overwrites the outputs.
         return self._module.get_outputs()[0].copyto(mx.cpu())
+
+    def _update(self):
+        """Update the weights; where the rate changes with that, the velocity follows it."""
+        if not self._momentum:
+            self._module.update()
+            return
+        optimizer = self._module._optimizer
+        old_rate = optimizer.learning_rate
+        optimizer.num_update += 1  # as MXNet does; its LBSGD asks for the rate before it counts
+        ratio = momentum.rate_ratio(old_rate, optimizer.learning_rate)
+        if not self._nesterov:
+            optimizer.momentum = self._momentum * ratio  # costs nothing
+        elif ratio != 1:  # the momentum of NAG also looks ahead
+            for state in self._updater_states().values():
+                velocity = _flatten(state)[0]
+                velocity *= ratio
+        self._module.update()
+        optimizer.momentum = self._momentum
 
     def predict(self, batch):
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""

@@ -88,6 +88,7 @@ def test_the_other_ways_to_share_gradients_end_and_log_their_rates(flags, tmp_pa
     with open(f"{prefix}-log.csv") as stream:
         rates = [row["lr"] for row in csv.DictReader(stream)]
     assert rates == ["", "0.1", "0.01"]
+    assert ("update by MXNet's rule" in said) == (kv_store == "dist_async")
     before, after = checkpoint.load(str(tmp_path / "plain"), 0)[1], checkpoint.load(prefix, 2)[1]
     assert (after["conv0_weight"].asnumpy() != before["conv0_weight"].asnumpy()).any()
     assert processes_of(prefix) == []

@@ -124,6 +124,15 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
     assert len((tmp_path / "run-log.csv").read_text().splitlines()) == 5
 
 
+def test_momentum_correction_begins_with_the_step_of_the_rate(script, flags, tmp_path):
+    mxnets = tmp_path / "mxnets-rule"
+    script("fine-tune.py", *flags)
+    script("fine-tune.py", *flags, "--model-prefix", mxnets, "--momentum-correction", 0)
+    assert_equal_weights(tmp_path / "run", mxnets, 2)
+    corrected, other = weights(tmp_path / "run", 3), weights(mxnets, 3)
+    assert (corrected["fc1_weight"] != other["fc1_weight"]).any()
+
+
 def test_resume_passes_over_a_damaged_checkpoint(script, flags, tmp_path):
     script("fine-tune.py", *flags)
     os.truncate(tmp_path / "run-0003.params", 1000)

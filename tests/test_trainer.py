@@ -52,7 +52,8 @@ def make_trainer(
     trainer = Trainer(symbol, contexts or [mx.cpu()], SHAPE, dtype, (), scale, {"fc1_weight": 1.0})
     trainer.initialise(*params)
     settings = schedule.optimizer_settings(args, 2, epochs_done, dtype)
-    trainer.start_optimizer("device", args.optimizer, settings, states)
+    correct = bool(args.momentum_correction)
+    trainer.start_optimizer("device", args.optimizer, settings, states, correct)
     return trainer
 
 
