@@ -6,11 +6,13 @@
     python sub.py 21 cpu --save-probs a.npz     # keep the probabilities, too, ...
     python sub.py --merge a.npz b.npz           # ... and average those of several runs
     python sub.py 21 cpu --export-onnx net.onnx
+    python sub.py 21 0 --year 2018              # another challenge: its JSON, and three ids a row
 
 Reads MODEL-PREFIX-symbol.json and MODEL-PREFIX-EPOCH.params; DIR/test2017.json for the ids;
 DIR/test.rec, or the photographs themselves where there is none. Writes `id,predicted` with five
-category ids a row, best first. A photograph that cannot be read gets the most frequent categories.
-With --set val also report-NAME.html and report-NAME.csv beside the CSV NAME.csv.
+category ids a row, best first (other years: as their challenge asked for). A photograph that cannot
+be read gets the most frequent categories. With --set val also report-NAME.html and report-NAME.csv
+beside the CSV NAME.csv.
 """
 
 import argparse
@@ -24,6 +26,7 @@ import numpy as np
 
 from common import checkpoint, submission
 from common.annotations import annotation_path, read_annotations
+from common.challenge import add_challenge_args, csv_format
 from common.devices import contexts
 from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
@@ -85,6 +88,7 @@ def parse_args():
     add("--weights", metavar="W,W,…", help="of the networks or merged files (default: equal)")
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
+    add_challenge_args(parser)
     add_view_args(parser)
     args = parser.parse_args()
     if args.merge and args.epoch:
@@ -104,6 +108,7 @@ def settle_args(args):
     args.weights = numbers("--weights", args.weights, float) if args.weights else [1.0] * count
     if len(args.weights) != count or not all(1e-30 < weight < 1e30 for weight in args.weights):
         raise UserError(f"--weights: must be {count} positive numbers, one for each network")
+    args.csv_format = csv_format(args)
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
     args.output = args.output or f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
     for path in filter(None, (args.output, args.save_probs)):
@@ -128,8 +133,9 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    images = open_image_set(args.data_dir, args.set)
-    category_ids = np.array([category.id for category in read_categories(args.data_dir)])
+    categories = read_categories(args.data_dir, args.year)
+    images = open_image_set(args.data_dir, args.set, args.year, categories)
+    category_ids = np.array([category.id for category in categories])
     predictor = Predictor(
         [load_network(args, prefix, epoch) for prefix, epoch in args.networks],
         args.weights,
@@ -143,7 +149,8 @@ def predict(args):
             f" {args.data_dir} {len(category_ids)} categories; is it the folder of the training?"
         )
     frequencies = submission.class_frequencies(train_labels(args.data_dir), len(category_ids))
-    row_type = submission.row_type(len(category_ids), bool(args.save_probs))
+    places = args.csv_format.places
+    row_type = submission.row_type(len(category_ids), bool(args.save_probs), places)
     settings = fingerprint(args, images)
     together = args.batch_size * len(args.devices)
     with submission.PartialRows(args.output, settings, row_type, args.resume, together) as rows:
@@ -152,7 +159,8 @@ def predict(args):
             for batch, probabilities in predictor.predict(load_views(rest, args)):
                 rows.append(submission.make_rows(row_type, batch, probabilities, args.set == "val"))
                 progress.update(len(probabilities))
-        predictions, chunks = submission.arrange(rows.read(), images.wanted_ids, frequencies)
+        wanted = (images.wanted_keys, frequencies, images.wanted_ids)
+        predictions, chunks = submission.arrange(rows.read(), *wanted)
         if not predictions.found.all():
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))
         if args.save_probs:
@@ -172,7 +180,7 @@ def load_network(args, prefix, epoch):
 
 
 def calibration_images(args):
-    return spread_images(open_image_set(args.data_dir, "val").source, args)
+    return spread_images(open_image_set(args.data_dir, "val", args.year).source, args)
 
 
 def fingerprint(args, images):
@@ -197,8 +205,9 @@ def file_state(path):
 
 def merge(args):
     """Average probability files, check that all images of the test set are in them, and finish."""
-    predictions, category_ids = submission.merge(args.merge, args.weights, args.set)
-    path = annotation_path(args.data_dir, args.set)
+    places = args.csv_format.places
+    predictions, category_ids = submission.merge(args.merge, args.weights, args.set, places)
+    path = annotation_path(args.data_dir, args.set, args.year)
     # Of a validation set only what was packed is predicted; without the JSON nothing is known.
     if args.set == "test" and os.path.exists(path):
         wanted = {image_id for image_id, _ in read_annotations(path).images}
@@ -210,19 +219,19 @@ def merge(args):
     images = None
     if args.set == "val":
         with contextlib.suppress(UserError):  # without photographs the report is of numbers
-            images = open_image_set(args.data_dir, args.set)
+            images = open_image_set(args.data_dir, args.set, args.year)
     finish(args, predictions, category_ids, images)
 
 
 def finish(args, predictions, category_ids, images=None):
     """Write the CSV, and with --set val the scores."""
-    submission.write_submission(args.output, predictions, category_ids)
+    submission.write_submission(args.output, predictions, category_ids, args.csv_format)
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return
     from common.report import write_report  # here: matplotlib alone takes half a second
 
-    categories = read_categories(args.data_dir)
+    categories = read_categories(args.data_dir, args.year)
     if [category.id for category in categories] != list(category_ids):
         raise UserError(f"{args.data_dir}: its categories are not those of {args.merge[0]}")
     unknown = len(predictions.ids)

@@ -208,7 +208,7 @@ def _table(title, header, rows):
 def _photographs(scores, predictions, categories, images):
     figures = []
     for row in scores.worst[:PHOTOGRAPHS] if images is not None else ():
-        thumbnail = _thumbnail(images.read_image(int(predictions.ids[row])))
+        thumbnail = _thumbnail(images.read_image(predictions.ids[row].item()))
         if thumbnail is None:
             continue
         true = html.escape(categories[predictions.labels[row]].name)
@@ -221,7 +221,7 @@ def _photographs(scores, predictions, categories, images):
         figures.append(
             f'<figure><img alt="{true}" src="{_embed(thumbnail, "jpeg")}"><figcaption>'
             f'<span class="true">{true}</span><br><span class="wrong">{guesses}</span>'
-            f"<br>image {predictions.ids[row]}</figcaption></figure>"
+            f"<br>image {html.escape(str(predictions.ids[row]))}</figcaption></figure>"
         )
     if not figures:
         return ""
