@@ -7,7 +7,8 @@
 
 Reads DATA-DIR/train.rec and val.rec (gen_rec.sh makes them) and the pretrained network. Writes
 after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFIX-log.csv and
--curves.png (how it goes); once: MODEL-PREFIX-symbol.json and -config.json (what was run).
+-curves.png (how it goes); once: MODEL-PREFIX-symbol.json, -config.json (what was run) and
+-classes.csv (what the labels mean, where a JSON, a class file or the list's folders say so).
 """
 
 import logging
@@ -15,6 +16,7 @@ import math
 
 from common import (
     checkpoint,
+    class_table,
     data,
     devices,
     fit,
@@ -60,6 +62,9 @@ def fine_tune(args, train, val, contexts, kv_store):
     """Train the pretrained network, or go on with a checkpoint."""
     begin_epoch = fit.first_epoch(args)
     workers.check_same_epoch(kv_store, begin_epoch)
+    classes = None
+    if not args.dry_run and not workers.rank(kv_store):
+        classes = class_table.classes_of_run(args, train.num_classes, begin_epoch)
     if begin_epoch:
         source = checkpoint.params_path(args.model_prefix, begin_epoch)
         symbol, arg_params, aux_params = checkpoint.load(args.model_prefix, begin_epoch)
@@ -72,7 +77,8 @@ def fine_tune(args, train, val, contexts, kv_store):
     untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
     fit_checks.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
     fit_checks.check_num_classes(arg_params, head, train.num_classes)
-    fit.fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch)
+    network_parts = (symbol, arg_params, aux_params, head)
+    fit.fit(args, *network_parts, train, val, contexts, kv_store, begin_epoch, classes)
 
 
 def swap_pretrained_head(args, num_classes):

@@ -7,36 +7,36 @@
     python sub.py --merge a.npz b.npz           # ... and average those of several runs
     python sub.py 21 cpu --export-onnx net.onnx
     python sub.py 21 0 --year 2018              # another challenge: its JSON, and three ids a row
+    python sub.py 21 cpu --images photographs   # name photographs that belong to no challenge
 
-Reads MODEL-PREFIX-symbol.json and MODEL-PREFIX-EPOCH.params; DIR/test2017.json for the ids;
+Reads MODEL-PREFIX-symbol.json, -EPOCH.params and -classes.csv; DIR/test2017.json for the ids;
 DIR/test.rec, or the photographs themselves where there is none. Writes `id,predicted` with five
 category ids a row, best first (other years: as their challenge asked for). A photograph that cannot
 be read gets the most frequent categories. With --set val also report-NAME.html and report-NAME.csv
-beside the CSV NAME.csv.
+beside the CSV NAME.csv. With --images predictions.csv (file, names, probabilities) and
+report-predictions.html: what cannot be read is left out, and the status is 1.
 """
 
 import argparse
 import contextlib
-import functools
 import logging
 import os
 import sys
 
 import numpy as np
 
-from common import checkpoint, submission
+from common import checkpoint, class_table, named_photographs, submission
 from common.annotations import annotation_path, read_annotations
 from common.challenge import add_challenge_args, csv_format
 from common.devices import contexts
+from common.ensemble import fingerprint, load_predictor
 from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
 from common.fit_flags import settle_dtype
 from common.help import Parser
-from common.image_set import Selection, open_image_set, read_categories, train_labels
-from common.network import convert_precision, take_raw_images
-from common.predict import Predictor, add_view_args, load_views, settle_view_args
+from common.image_set import Selection, open_image_set, open_records, train_labels
+from common.predict import add_view_args, load_views, settle_view_args
 from common.progress import Progress
-from common.quantize import load_quantized, spread_images
 from common.scores import format_scores, score
 from common.script import run_script
 
@@ -46,6 +46,7 @@ MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 def main():
     args = parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    status = 0
     if args.merge:
         merge(args)
     elif args.export_onnx:
@@ -53,7 +54,8 @@ def main():
         export_onnx(args.export_onnx, *network, (3, args.crop_size, args.crop_size))
     else:
         with held(args.output, "predicting for it"):
-            predict(args)
+            status = name_images(args) if args.images else predict(args)
+    return status
 
 
 def parse_args():
@@ -82,6 +84,17 @@ def parse_args():
         default="test",
         help="val: score instead of submitting (default: %(default)s)",
     )
+    add(
+        "--data-val",
+        metavar="REC",
+        help="records to score; implies --set val (default: DIR/val.rec)",
+    )
+    add(
+        "--images",
+        nargs="+",
+        metavar="PATH",
+        help="name these photographs, and those in these folders, of no challenge",
+    )
     add("--output", metavar="FILE", help="the CSV (default: submission_epoch_EPOCH.csv, val_…)")
     add("--save-probs", metavar="FILE.npz", help="also keep the probabilities of all classes")
     add("--merge", nargs="+", metavar="FILE.npz", help="average what --save-probs wrote")
@@ -101,6 +114,12 @@ def parse_args():
 
 def settle_args(args):
     """Fill in what depends on other flags, and complain about what cannot be."""
+    if args.images:
+        named_photographs.check_flags(args)
+    if args.data_val and args.set == "test":
+        raise UserError("--data-val: are records to score; add --set val")
+    # What belongs to no challenge is not looked for in its JSON and lists.
+    args.challenge_dir = None if args.images or args.data_val else args.data_dir
     prefixes = args.model_prefix or [MODEL_PREFIX]
     epochs = [] if args.merge else numbers("EPOCH", args.epoch, int)
     args.networks = [(prefix, epoch) for prefix in prefixes for epoch in epochs]
@@ -110,7 +129,8 @@ def settle_args(args):
         raise UserError(f"--weights: must be {count} positive numbers, one for each network")
     args.csv_format = csv_format(args)
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
-    args.output = args.output or f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
+    name = f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
+    args.output = args.output or ("predictions.csv" if args.images else name)
     for path in filter(None, (args.output, args.save_probs)):
         require_target(path)
     if args.merge:
@@ -119,6 +139,7 @@ def settle_args(args):
         return
     if args.export_onnx and len(args.networks) > 1:
         raise UserError("--export-onnx: takes one network; name one EPOCH and one --model-prefix")
+    args.model_prefix = prefixes
     settle_view_args(args, prefixes)
     args.devices = contexts(args.gpu or "cpu", "GPU")
     settle_dtype(args.dtype, args.devices)
@@ -133,22 +154,15 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    categories = read_categories(args.data_dir, args.year)
-    images = open_image_set(args.data_dir, args.set, args.year, categories)
-    category_ids = np.array([category.id for category in categories])
-    predictor = Predictor(
-        [load_network(args, prefix, epoch) for prefix, epoch in args.networks],
-        args.weights,
-        args.devices,
-        args.batch_size,
-        (3, args.crop_size, args.crop_size),
+    required = args.set == "test"
+    classes = class_table.classes_of_networks(
+        args.model_prefix, args.challenge_dir, args.year, required
     )
-    if predictor.num_classes != len(category_ids):
-        raise UserError(
-            f"{args.networks[0][0]}: has {predictor.num_classes} classes, and the JSON of"
-            f" {args.data_dir} {len(category_ids)} categories; is it the folder of the training?"
-        )
-    frequencies = submission.class_frequencies(train_labels(args.data_dir), len(category_ids))
+    images = open_images(args, classes.categories if classes.have_ids else None)
+    predictor = load_predictor(args)
+    categories = class_table.settle_categories(classes, predictor.num_classes, args)
+    category_ids = np.array([category.id for category in categories])
+    frequencies = submission.class_frequencies(counted_labels(args), len(category_ids))
     places = args.csv_format.places
     row_type = submission.row_type(len(category_ids), bool(args.save_probs), places)
     settings = fingerprint(args, images)
@@ -165,42 +179,39 @@ def predict(args):
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))
         if args.save_probs:
             submission.write_probabilities(args.save_probs, predictions, category_ids, chunks)
-        finish(args, predictions, category_ids, images)
+        finish(args, predictions, categories, images)
         rows.remove()
 
 
-def load_network(args, prefix, epoch):
-    """Return (symbol, arg_params, aux_params) of a checkpoint in the precision asked for."""
-    if args.dtype == "int8":
-        calibrate = functools.partial(calibration_images, args)
-        return load_quantized(prefix, epoch, args.devices, calibrate)
-    symbol, arg_params, aux_params = checkpoint.load(prefix, epoch)
-    shape = (3, args.crop_size, args.crop_size)
-    return convert_precision(take_raw_images(symbol), args.dtype, shape), arg_params, aux_params
+def open_images(args, categories=None):
+    """Return the `ImageSet` that is predicted: of the challenge, or of records on their own."""
+    if args.data_val:
+        return open_records(args.data_val)
+    return open_image_set(args.data_dir, args.set, args.year, categories)
 
 
-def calibration_images(args):
-    return spread_images(open_image_set(args.data_dir, "val", args.year).source, args)
+def counted_labels(args):
+    """Return the labels of the training list, which say how frequent a class is."""
+    return train_labels(args.challenge_dir) if args.challenge_dir else ()
 
 
-def fingerprint(args, images):
-    """Return what the rows depend on: an interrupted run goes on only where it is the same."""
-    return {
-        "checkpoints": [
-            [*network, *file_state(checkpoint.params_path(*network))] for network in args.networks
-        ],
-        "images": [images.path, len(images.source), *file_state(images.path)],
-        **{
-            name: getattr(args, name)
-            for name in ("weights", "dtype", "crops", "crop_size", "resize")
-        },
-    }
-
-
-def file_state(path):
-    """Return what tells a file from the one that was made anew under its name."""
-    state = os.stat(path)
-    return state.st_size, state.st_mtime
+def name_images(args):
+    """Name photographs that belong to no challenge; return the exit status."""
+    source = named_photographs.find_photographs(args.images)
+    args.batch_size = min(args.batch_size, len(source))
+    classes = class_table.classes_of_networks(args.model_prefix)
+    predictor = load_predictor(args, source)
+    categories = class_table.settle_categories(classes, predictor.num_classes, args)
+    names = [category.name for category in categories]
+    views = load_views(source, args)
+    named = named_photographs.name_photographs(predictor, views, source, names)
+    named_photographs.write_names(args.output, named)
+    if len(named.paths) <= named_photographs.SHOWN_ON_TERMINAL:
+        print(f"{named_photographs.format_names(named)}\n")
+    print(f"{args.output}: {len(named.paths)} photographs, {len(named.unread)} not read")
+    page = named_photographs.write_page(args.output, command_line(), named)
+    print(f"{page}: the photographs and their names, to look at")
+    return 1 if named.unread else 0
 
 
 def merge(args):
@@ -216,34 +227,39 @@ def merge(args):
                 f"{args.merge[0]}: its images are not those of {path}; name the folder of their"
                 " JSON: --data-dir"
             )
-    images = None
+    images, categories = None, class_table.numbered(category_ids)
     if args.set == "val":
+        classes = class_table.classes_of_networks(
+            args.model_prefix or [], args.challenge_dir, args.year
+        )
+        categories = class_table.categories_of_ids(classes, category_ids, args.merge[0])
         with contextlib.suppress(UserError):  # without photographs the report is of numbers
-            images = open_image_set(args.data_dir, args.set, args.year)
-    finish(args, predictions, category_ids, images)
+            images = open_images(args)
+    finish(args, predictions, categories, images)
 
 
-def finish(args, predictions, category_ids, images=None):
+def finish(args, predictions, categories, images=None):
     """Write the CSV, and with --set val the scores."""
+    category_ids = [category.id for category in categories]
     submission.write_submission(args.output, predictions, category_ids, args.csv_format)
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return
     from common.report import write_report  # here: matplotlib alone takes half a second
 
-    categories = read_categories(args.data_dir, args.year)
-    if [category.id for category in categories] != list(category_ids):
-        raise UserError(f"{args.data_dir}: its categories are not those of {args.merge[0]}")
     unknown = len(predictions.ids)
     predictions = predictions.with_truth()
     unknown -= len(predictions.ids)
     if unknown:
         logging.warning("%d images are not scored: their true categories are not known", unknown)
-    scores = score(predictions, categories, train_labels(args.data_dir))
+    scores = score(predictions, categories, counted_labels(args))
     print(format_scores(scores))
-    settings = " ".join(["sub.py", *sys.argv[1:]])
-    page = write_report(args.output, settings, scores, predictions, categories, images)
+    page = write_report(args.output, command_line(), scores, predictions, categories, images)
     print(f"\n{page}: the same and more, to look at")
+
+
+def command_line():
+    return " ".join(["sub.py", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import logging
 import os
 
 from common.augmentation import train_image
+from common.class_checks import check_classes
 from common.data_flags import (
     MAX_CLASSES,
     add_data_args,
@@ -114,6 +115,7 @@ def _check_contents(args, train_source, val_source):
                 f"{path}: holds the label {values.max():.0f}, as no data set has; find it with:"
                 f" python im2rec.py --verify {path}"
             )
+    check_classes(labels)
     largest = {path: int(values.max()) for path, values in labels.items()}
     held = 1 + max(largest.values())
     num_classes = args.num_classes or held

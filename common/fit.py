@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 
-from common import checkpoint, devices, network, report, schedule
+from common import checkpoint, class_table, devices, network, report, schedule
 from common.files import ROOT, UserError, atomic_open, held
 from common.find_mxnet import mx
 from common.fit_flags import parse_top_k
@@ -49,18 +49,22 @@ def first_epoch(args):
     return epoch
 
 
-def fit(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch):
+def fit(
+    args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store, begin_epoch, classes
+):
     """Train from `begin_epoch` to `--num-epochs`, with a checkpoint after each.
 
     Args:
         symbol: the network in float32; `head` is the name of its last layer.
         train, val: iterators of data.py; `val` may be None.
         begin_epoch: epochs already trained; their checkpoint is `arg_params` and `aux_params`.
+        classes: the `Classes` that are written beside the checkpoints; None: no file of them.
 
     Raises:
         UserError: the loss is no number any more, the disk is too small, or a file is damaged.
     """
     run = Run(args, symbol, arg_params, aux_params, head, train, val, contexts, kv_store)
+    run.classes = classes
     run.start(begin_epoch)
     if args.dry_run:
         run.tell_needs()
@@ -76,6 +80,7 @@ class Run:
         self.train, self.val, self.kv_store = train, val, kv_store
         self.top_ks = parse_top_k(args.top_k)
         self.is_first = rank(kv_store) == 0
+        self.classes = None
         frozen = ()
         if args.freeze:
             symbol, frozen = network.freeze(symbol, args.freeze)
@@ -139,6 +144,7 @@ class Run:
                 self.history = History(log, self.top_ks, saved)
                 if saved < args.num_epochs:
                     self._write_config()
+                    self._write_classes()
                 else:
                     logging.info("%d epochs are trained already: nothing is left to do", saved)
                 if args.initial_validation or self.history.lacks_validation(saved):
@@ -290,6 +296,13 @@ class Run:
         }
         with atomic_open(f"{self.args.model_prefix}-config.json") as stream:
             json.dump(config, stream, indent=1, default=str)
+
+    def _write_classes(self):
+        """Leave beside the checkpoints what their labels mean."""
+        if self.classes is not None:
+            prefix = self.args.model_prefix
+            prefixes = [prefix] if self.average is None else [prefix, f"{prefix}-ema"]
+            class_table.settle_tables(prefixes, self.classes, self.begin_epoch)
 
     def tell_needs(self):
         """Go through one batch twice, and tell time, memory and disk; nothing is written."""

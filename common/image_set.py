@@ -165,6 +165,13 @@ def _file_name(path):
     return unicodedata.normalize("NFC", os.path.basename(path))
 
 
+def open_records(rec_path):
+    """Open a record file on its own: its images belong to no JSON."""
+    source = RecordSource(rec_path)
+    _check_keys(source.keys, rec_path, rec_path, source.keys)
+    return ImageSet(rec_path, source, source.keys, {})
+
+
 def _check_keys(keys, rec_path, json_path, known):
     """Raise `UserError` unless each record is of another one of the `known` images."""
     mend = "make the records anew: sh gen_rec.sh"
@@ -207,21 +214,28 @@ def read_categories(data_dir, year=2017):
     Raises:
         UserError: none of the three names categories.
     """
+    path, categories = find_categories(data_dir, year)
+    if not categories:
+        raise UserError(
+            f"{path}: not found, and no other JSON of this folder names the categories; name their"
+            " folder with --data-dir"
+        )
+    return categories
+
+
+def find_categories(data_dir, year=2017):
+    """Return the JSON that decides, and its categories; the training JSON's name and [] of none."""
     for set_name in ("train", "val", "test"):
         path = annotation_path(data_dir, set_name, year)
         if os.path.lexists(path):
             categories = read_annotations(path).categories
             if categories:
-                _check_ids(path, categories)
-                return categories
-    path = annotation_path(data_dir, "train", year)
-    raise UserError(
-        f"{path}: not found, and no other JSON of this folder names the categories; name their"
-        " folder with --data-dir"
-    )
+                check_ids(path, categories)
+                return path, categories
+    return annotation_path(data_dir, "train", year), []
 
 
-def _check_ids(path, categories):
+def check_ids(path, categories):
     """Raise `UserError` unless the ids are numbers (or their digits), as Kaggle's CSV has them."""
     try:
         np.array([int(category.id) for category in categories], np.int64)

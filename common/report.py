@@ -1,22 +1,19 @@
 """Pictures and pages to look at: learning curves, and the report on the validation set."""
 
-import base64
 import csv
 import html
 import io
 import math
 import os
 
-import cv2
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from common import page
 from common.files import UserError, atomic_open, replacing, require_file
-from common.image import decode
 from common.scores import sections, write_scores
 
 PHOTOGRAPHS = 24  # of the worst mistakes
-THUMBNAIL_SIDE = 320  # pixels of the longer side
 
 TRAIN_COLOUR, VAL_COLOUR = "#8c96a3", "#d1495b"
 
@@ -87,41 +84,6 @@ def _draw(axes, epochs, column, label, colour, style="-"):
 
 # --- The report on the validation set ------------------------------------------------------------
 
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; color: #1d2329; background: #fff;
-  max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }}
-h1 {{ font-size: 1.5rem; margin-bottom: 0; }} h2 {{ font-size: 1.1rem; margin: 2.2rem 0 .6rem; }}
-.settings {{ color: #68727d; margin-top: .2rem; }}
-.headline {{ display: flex; flex-wrap: wrap; gap: 2.5rem; margin: 1.5rem 0; }}
-.headline b {{ display: block; font-size: 1.9rem; font-weight: 600; }}
-table {{ border-collapse: collapse; }}
-th, td {{ padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #eceef1; }}
-th {{ font-weight: 600; color: #68727d; }} td + td {{ font-variant-numeric: tabular-nums; }}
-img {{ max-width: 100%; }}
-.photographs {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr));
-  gap: 1.2rem; }}
-figure {{ margin: 0; }} figcaption {{ font-size: .85rem; line-height: 1.35; }}
-figure img {{ width: 100%; height: 190px; object-fit: contain; background: #f4f5f7; }}
-.true {{ color: #2a7d4f; }} .wrong {{ color: #b3364a; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p class="settings">{settings}</p>
-<div class="headline">{headline}</div>
-<img alt="errors and calibration" src="{charts}">
-{tables}
-{photographs}
-</body>
-</html>
-"""
-
 
 def write_report(csv_path, settings, scores, predictions, categories, images=None):
     """Write `report-NAME.csv` and `report-NAME.html` beside the predictions `NAME.csv`.
@@ -133,8 +95,8 @@ def write_report(csv_path, settings, scores, predictions, categories, images=Non
         scores: of `common.scores.score`.
         images: an `ImageSet`, for the photographs of the worst mistakes.
     """
-    folder, name = os.path.split(csv_path)
-    stem = os.path.join(folder, f"report-{os.path.splitext(name)[0]}")
+    stem = page.report_stem(csv_path)
+    name = os.path.basename(csv_path)
     write_scores(f"{stem}.csv", scores)
     with atomic_open(f"{stem}.html") as stream:
         stream.write(_page(name, settings, scores, predictions, categories, images))
@@ -149,18 +111,14 @@ def _page(title, settings, scores, predictions, categories, images):
         (f"{scores.calibration_error:.2%}", "calibration error"),
         (f"{overall.images:,}", "images"),
     ]
-    return _PAGE.format(
-        title=html.escape(title),
-        settings=html.escape(settings),
-        headline="".join(f"<div><b>{value}</b>{name}</div>" for value, name in headline),
-        charts=_embed(_draw_charts(scores), "png"),
-        tables="\n".join(_table(*section) for section in sections(scores)),
-        photographs=_photographs(scores, predictions, categories, images),
+    return page.page(
+        title,
+        settings,
+        headline,
+        page.picture(_draw_charts(scores), "errors and calibration", "png"),
+        *(page.table(*section) for section in sections(scores)),
+        _photographs(scores, predictions, categories, images),
     )
-
-
-def _embed(data, kind):
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _draw_charts(scores):
@@ -197,46 +155,20 @@ def _plain(text):
     return (text if len(text) <= 40 else f"{text[:39]}…").replace("$", r"\$")
 
 
-def _table(title, header, rows):
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<h2>{html.escape(title.capitalize())}</h2>\n<table><tr>{head}</tr>\n{body}</table>"
-
-
 def _photographs(scores, predictions, categories, images):
     figures = []
     for row in scores.worst[:PHOTOGRAPHS] if images is not None else ():
-        thumbnail = _thumbnail(images.read_image(predictions.ids[row].item()))
+        thumbnail = page.make_thumbnail(images.read_image(predictions.ids[row].item()))
         if thumbnail is None:
             continue
-        true = html.escape(categories[predictions.labels[row]].name)
+        true = categories[predictions.labels[row]].name
         guesses = "<br>".join(
-            f"{html.escape(categories[label].name)} {probability:.0%}"
+            page.span(f"{categories[label].name} {probability:.0%}", "wrong")
             for label, probability in zip(
                 predictions.ranked[row, :3], predictions.probabilities[row, :3]
             )
         )
-        figures.append(
-            f'<figure><img alt="{true}" src="{_embed(thumbnail, "jpeg")}"><figcaption>'
-            f'<span class="true">{true}</span><br><span class="wrong">{guesses}</span>'
-            f"<br>image {html.escape(str(predictions.ids[row]))}</figcaption></figure>"
-        )
-    if not figures:
-        return ""
-    grid = "\n".join(figures)
-    return f'<h2>Worst mistakes: wrong, and sure of it</h2>\n<div class="photographs">{grid}</div>'
-
-
-def _thumbnail(data):
-    """Return a small JPEG of an encoded image; None of none, or of a damaged one."""
-    if data is None:
-        return None
-    try:
-        image = decode(data)
-    except ValueError:
-        return None
-    scale = min(1, THUMBNAIL_SIDE / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 85])[1].tobytes()
+        image_id = html.escape(str(predictions.ids[row]))
+        caption = f"{page.span(true, 'true')}<br>{guesses}<br>image {image_id}"
+        figures.append(page.figure(thumbnail, true, caption))
+    return page.photographs("Worst mistakes: wrong, and sure of it", figures)

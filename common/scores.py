@@ -98,10 +98,11 @@ def sections(scores):
 
 def format_scores(scores):
     """Return the tables as text for a terminal."""
-    return "\n\n".join(_format_table(*section) for section in sections(scores))
+    return "\n\n".join(format_table(*section) for section in sections(scores))
 
 
-def _format_table(title, header, rows):
+def format_table(title, header, rows):
+    """Return a table of text for a terminal, numbers at the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     lines = [
         "  ".join(
