@@ -115,9 +115,14 @@ def _before_each_change(function):
         else:
             changes = event in ("os.rename", "os.remove", "os.truncate")
         if changes:
-            function(os.path.abspath(arguments[0]))
+            function(_path_of(arguments[0]))
 
     sys.addaudithook(hear)
+
+
+def _path_of(file):
+    """The path of a file that is named, or open under a number."""
+    return os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else os.path.abspath(file)
 
 
 def _freeze_before(frozen_path):
