@@ -133,8 +133,8 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
+    images = open_image_set(args.data_dir, args.set, args.year)
     categories = read_categories(args.data_dir, args.year)
-    images = open_image_set(args.data_dir, args.set, args.year, categories)
     category_ids = np.array([category.id for category in categories])
     predictor = Predictor(
         [load_network(args, prefix, epoch) for prefix, epoch in args.networks],
