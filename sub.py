@@ -34,7 +34,13 @@ from common.export import export_onnx
 from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
 from common.fit_flags import settle_dtype
 from common.help import Parser
-from common.image_set import Selection, open_image_set, open_records, train_labels
+from common.image_set import (
+    Selection,
+    open_image_set,
+    open_records,
+    read_categories,
+    train_labels,
+)
 from common.predict import add_view_args, load_views, settle_view_args
 from common.progress import Progress
 from common.scores import format_scores, score
@@ -154,11 +160,10 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    required = args.set == "test"
-    classes = class_table.classes_of_networks(
-        args.model_prefix, args.challenge_dir, args.year, required
-    )
+    classes = class_table.classes_of_networks(args.model_prefix, args.challenge_dir, args.year)
     images = open_images(args, classes.categories if classes.have_ids else None)
+    if args.set == "test" and not classes.categories:
+        read_categories(args.data_dir, args.year)  # says what is missing
     predictor = load_predictor(args)
     categories = class_table.settle_categories(classes, predictor.num_classes, args)
     category_ids = np.array([category.id for category in categories])

@@ -18,7 +18,7 @@ from typing import List
 from common.annotations import Category, read_annotations
 from common.class_checks import numbering_of
 from common.files import UserError, atomic_open, require_file
-from common.image_set import check_ids, find_categories, read_categories
+from common.image_set import check_ids, find_categories
 
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f]")
 COLUMNS = ["label", "category_id", "name", "supercategory"]
@@ -211,12 +211,11 @@ def settle_tables(prefixes, classes, begin_epoch):
 # --- The classes of prediction ------------------------------------------------------------------
 
 
-def classes_of_networks(prefixes, data_dir=None, year=2017, required=False):
+def classes_of_networks(prefixes, data_dir=None, year=2017):
     """Return the `Classes` of networks: of their tables, else of the JSON of `data_dir`.
 
     Args:
         data_dir, year: of the challenge; `data_dir` is None where the photographs belong to none.
-        required: raise `UserError` where nothing names the classes.
 
     Raises:
         UserError: tables differ, or the JSON differs from them, or is damaged.
@@ -231,8 +230,6 @@ def classes_of_networks(prefixes, data_dir=None, year=2017, required=False):
         check_ids(found.source, found.categories)
     path, categories = find_categories(data_dir, year)
     if not categories:
-        if required and not found.categories:
-            read_categories(data_dir, year)  # says what is missing
         return found
     if found.categories:
         fix = "name the folder of the training: --data-dir"

@@ -16,7 +16,7 @@ from common.annotations import (
     label_by,
     read_annotations,
 )
-from common.challenge import folder_of_test
+from common.challenge import folder_of_test, how_to_get
 from common.files import UserError
 from common.loader import FileSource, RecordSource
 from common.recordio import read_list
@@ -70,8 +70,8 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
     are in the records, or that have an annotation.
 
     Args:
-        categories: those of the training, by which the JSON's annotations are labelled; None: its
-            own.
+        categories: by which the annotations of a validation JSON are labelled; None: those of
+            `read_categories`.
 
     Raises:
         UserError: there is neither, or the records are of other images.
@@ -96,8 +96,8 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
         return _image_set(rec_path, source, id_of, names)
     labels = annotations.labels
     if set_name != "test":
-        if categories is not None:
-            labels = label_by(json_path, annotations, categories, "the training").labels
+        categories = categories or read_categories(data_dir, year)
+        labels = label_by(json_path, annotations, categories, "the training").labels
         id_of = _labelled(json_path, id_of, labels)
     paths = [find_image(data_dir, names[each], folder_of_test(year)) for each in id_of.values()]
     if not any(map(os.path.exists, paths)):
@@ -217,8 +217,8 @@ def read_categories(data_dir, year=2017):
     path, categories = find_categories(data_dir, year)
     if not categories:
         raise UserError(
-            f"{path}: not found, and no other JSON of this folder names the categories; name their"
-            " folder with --data-dir"
+            f"{path}: not found, and no other JSON of this folder names the categories;"
+            f" {how_to_get(path)}, or name its folder: --data-dir"
         )
     return categories
 

@@ -6,7 +6,13 @@ import random
 
 import pytest
 
-from common.annotations import annotation_path, find_image, read_annotations
+from common.annotations import (
+    annotation_path,
+    find_image,
+    image_keys,
+    label_by,
+    read_annotations,
+)
 from common.files import UserError
 
 TRAIN = {
@@ -200,3 +206,127 @@ def test_names_of_categories_may_be_of_any_kind(tmp_path):
     content["categories"][1].update(supercategory=["Aves"])
     categories = read_annotations(write_json(tmp_path, content)).categories
     assert categories == [(3, "Anas acuta", "['Aves']"), (9, "7", "")]
+
+
+# --- COCO's variety ------------------------------------------------------------------------------
+
+
+def test_several_boxes_of_one_category_are_one_label(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    expected = read_annotations(write_json(tmp_path, content))
+    content["annotations"] += [
+        {"id": 4 + n, "image_id": 11, "category_id": 3, "bbox": [n, 0, 9, 9]} for n in range(3)
+    ]
+    assert read_annotations(write_json(tmp_path, content)) == expected
+
+
+def change_ids(content, of_image, of_category, of_annotation):
+    """Write the ids as another tool would: those that annotations name may differ in form."""
+    for image in content["images"]:
+        image["id"] = of_image(image["id"])
+    for category in content["categories"]:
+        category["id"] = of_category(category["id"])
+    for annotation in content["annotations"]:
+        for key in ("image_id", "category_id"):
+            annotation[key] = of_annotation(annotation[key])
+
+
+@pytest.mark.parametrize(
+    "forms", [(float, float, float), (str, str, str), (str, float, int), (int, str, float)]
+)
+def test_numbers_are_ids_whether_written_as_float_or_text(tmp_path, forms):
+    content = copy.deepcopy(TRAIN)
+    expected = read_annotations(write_json(tmp_path, content))
+    change_ids(content, *forms)
+    annotations = read_annotations(write_json(tmp_path, content))
+    assert annotations == expected
+    assert {type(image_id) for image_id, _ in annotations.images} == {int}
+    assert [type(category.id) for category in annotations.categories] == [int, int]
+
+
+def test_ids_stay_text_where_one_of_them_is_not_a_number(tmp_path):
+    """Zeros at the front belong to an id: the CSV must hold them."""
+    content = copy.deepcopy(TRAIN)
+    change_ids(content, "{:03}".format, "{:04}".format, "{:03}".format)
+    for annotation in content["annotations"]:
+        annotation["category_id"] = "0" + annotation["category_id"]
+    content["images"][0]["id"] = content["annotations"][2]["image_id"] = "1100"
+    annotations = read_annotations(write_json(tmp_path, content))
+    assert [image_id for image_id, _ in annotations.images] == ["1100", "012", "040"]
+    assert [category.id for category in annotations.categories] == ["0003", "0009"]
+    assert annotations.labels == {"1100": 0, "012": 0, "040": 1}
+
+
+def test_the_same_id_in_two_forms_is_an_id_twice(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    content["images"][0]["id"] = "12"
+    with pytest.raises(UserError, match="two images have the id 12"):
+        read_annotations(write_json(tmp_path, content))
+
+
+def test_keys_are_the_ids_or_count_them():
+    assert image_keys([7, 0, 3]) == [7, 0, 3]
+    assert image_keys(["7f", "0a", "3c"]) == [1, 2, 3]
+    assert image_keys([7, -1]) == [1, 2]
+
+
+def test_backslashes_of_windows_are_slashes_but_for_a_file_of_that_name(tmp_path):
+    content = copy.deepcopy(TRAIN)
+    content["images"][0]["file_name"] = "train_val_images\\Aves\\a.jpg"
+    content["images"][1]["file_name"] = "train_val_images/Aves\\b.jpg"
+    content["images"][2]["file_name"] = "c\\d.jpg"
+    (tmp_path / "c\\d.jpg").touch()
+    annotations = read_annotations(write_json(tmp_path, content))
+    assert [name for _, name in annotations.images] == [
+        "train_val_images/Aves/a.jpg",
+        "train_val_images/Aves/b.jpg",
+        "c\\d.jpg",
+    ]
+    assert annotations.notes == ["backslashes are read as slashes, in 2 file names"]
+
+
+@pytest.fixture
+def val_of_a_part(tmp_path):
+    """The path and the annotations of a val set that lists one of the categories of `TRAIN`."""
+    content = copy.deepcopy(TRAIN)
+    del content["categories"][1], content["annotations"][::2]
+    path = write_json(tmp_path, content, "val2017.json")
+    return path, read_annotations(path)
+
+
+def test_a_part_of_the_categories_is_labelled_by_all_of_them(tmp_path, val_of_a_part):
+    path, annotations = val_of_a_part
+    assert annotations.labels == {40: 0}
+    categories = read_annotations(write_json(tmp_path, TRAIN)).categories
+    mapped = label_by(path, annotations, categories, "train2017.json")
+    assert mapped.labels == {40: 1}
+    assert mapped.categories == categories
+    assert mapped.notes == ["lists 1 of the 2 categories of train2017.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"id": 8}, r"val2017.json: its category ids differ from those of train.*: 9 \(Salix"),
+        ({"name": "Quercus"}, "its category 9 is Salix × fragilis é, and that of train.* Quercus;"),
+    ],
+)
+def test_another_challenge_s_categories_are_not_taken_for_train_s(
+    tmp_path, val_of_a_part, change, message
+):
+    content = copy.deepcopy(TRAIN)
+    content["categories"][0].update(change)
+    del content["annotations"][1]  # of the category that was changed
+    categories = read_annotations(write_json(tmp_path, content)).categories
+    with pytest.raises(UserError, match=message):
+        label_by(*val_of_a_part, categories, "train2017.json")
+
+
+@pytest.mark.parametrize("name", ["Salix × fragilis e\u0301", None])
+def test_a_name_may_be_missing_or_decomposed(tmp_path, val_of_a_part, name):
+    content = copy.deepcopy(TRAIN)
+    content["categories"][0]["name"] = name
+    if name is None:
+        del content["categories"][0]["name"]
+    categories = read_annotations(write_json(tmp_path, content)).categories
+    assert label_by(*val_of_a_part, categories, "train2017.json").labels == {40: 1}

@@ -36,17 +36,9 @@ def predict(folder, monkeypatch):
 
     def call(*arguments, output="out.csv"):
         flags = [] if "--merge" in arguments else ["1", "cpu", "--model-prefix", folder / "net"]
-        flags += [
-            "--data-dir",
-            folder,
-            "--crop-size",
-            SIZE,
-            "--batch-size",
-            4,
-            "--output",
-            folder / output,
-        ]
-        monkeypatch.setattr(sys, "argv", ["sub.py", *map(str, [*flags, *arguments])])
+        flags += ["--data-dir", folder, "--crop-size", SIZE, "--batch-size", 4]
+        flags += ["--output", folder / output, *arguments]
+        monkeypatch.setattr(sys, "argv", ["sub.py", *map(str, flags)])
         sub.main()
         with open(folder / output, encoding="utf-8", newline="") as stream:
             return list(csv.reader(stream))

@@ -114,7 +114,7 @@ def test_a_share_outside_0_to_1_is_refused(script, data_dir, flags):
     assert lists_in(data_dir) == {}
 
 
-def test_ids_that_are_no_numbers_are_counted_instead(script, data_dir):
+def test_ids_that_are_text_are_counted_instead(script, data_dir):
     content = {"images": [{"id": f"{n:x}-uuid", "file_name": f"{n}.jpg"} for n in range(20)]}
     (data_dir / "test2017.json").write_text(json.dumps(content))
     script("mx_list.py", "--data-dir", data_dir, "--sets", "test")
@@ -158,15 +158,89 @@ def test_other_years_and_subsets(script, data_dir):
     assert set(lists_in(data_dir)) == {"train_mini.lst", "val.lst"}
 
 
+def edit_json(path, change):
+    content = json.loads(path.read_text("utf-8"))
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def test_images_without_an_annotation_are_left_out_where_the_flag_says_so(script, data_dir):
+    flags = ["mx_list.py", "--data-dir", data_dir]
+    edit_json(data_dir / "val2017.json", lambda content: content["annotations"].pop(3))
+    error = script(*flags, status=2).stderr
+    assert "val2017.json: 1 image has no annotation, train_val_images/Aves/é × 103/103.jpg" in error
+    assert error.endswith("; leave such images out with --skip-unlabelled\n")
+    said = script(*flags, "--skip-unlabelled").stderr
+    assert said.endswith("val2017.json: 1 image has no annotation, left out\n")
+    val = read_list(data_dir / "val.lst")
+    assert sorted(entry.index for entry in val) == [n for n in range(100, 130) if n != 103]
+
+
+def test_left_out_images_of_text_ids_are_counted_with_the_others(script, data_dir):
+    """sub.py finds an image's number by the JSON alone."""
+
+    def change(content):
+        del content["annotations"][0]
+        for entry in content["images"]:
+            entry["id"] = f"{entry['id']}-uuid"
+        for entry in content["annotations"]:
+            entry["image_id"] = f"{entry['image_id']}-uuid"
+
+    edit_json(data_dir / "val2017.json", change)
+    script("mx_list.py", "--data-dir", data_dir, "--skip-unlabelled")
+    val = read_list(data_dir / "val.lst")
+    assert sorted(entry.index for entry in val) == list(range(2, 31))
+    assert all(entry.path.endswith(f"/{99 + entry.index}.jpg") for entry in val)
+
+
+@pytest.mark.parametrize("sets", [["train", "val", "test"], ["val"], ["val", "train"]])
+def test_a_val_set_of_a_part_of_the_categories_has_train_s_labels(script, data_dir, sets):
+    def change(content):
+        del content["categories"][1]
+        content["annotations"] = [a for a in content["annotations"] if a["category_id"] != 8]
+
+    edit_json(data_dir / "val2017.json", change)
+    done = script("mx_list.py", "--data-dir", data_dir, "--skip-unlabelled", "--sets", *sets)
+    assert "val2017.json: lists 3 of the 4 categories of" in done.stderr
+    val = read_list(data_dir / "val.lst")
+    assert {entry.label for entry in val} == {0, 2, 3}
+    assert all(entry.label == entry.index % 4 for entry in val)
+
+
+def test_ids_in_other_forms_and_names_of_windows_give_the_same_lists(script, data_dir):
+    script("mx_list.py", "--data-dir", data_dir)
+    expected = lists_in(data_dir)
+
+    def change(content):
+        for image in content["images"]:
+            image.update(id=str(image["id"]), file_name=image["file_name"].replace("/", "\\"))
+        for category in content["categories"]:
+            category["id"] = float(category["id"])
+
+    edit_json(data_dir / "train2017.json", change)
+    error = script("mx_list.py", "--data-dir", data_dir).stderr
+    assert lists_in(data_dir) == expected
+    assert error.endswith("train2017.json: backslashes are read as slashes, in 40 file names\n")
+
+
+def test_the_year_of_what_is_there_is_named(script, data_dir):
+    for name in ("train", "val", "test"):
+        os.rename(data_dir / f"{name}2017.json", data_dir / f"{name}2018.json")
+    error = script("mx_list.py", "--data-dir", data_dir, status=2).stderr
+    assert error.endswith("train2018.json name its year: --year 2018\n")
+    script("mx_list.py", "--data-dir", data_dir, "--year", 2018)
+    assert len(lists_in(data_dir)) == 3
+
+
 BAD_SETS = {
     "val2017.json: not found": lambda folder: (folder / "val2017.json").unlink(),
     "test2017.json: broken JSON at line 1": lambda folder: (folder / "test2017.json").write_text(
         "{"
     ),
-    "val2017.json: its category ids differ": lambda folder: (folder / "val2017.json").write_text(
-        json.dumps(make_set("val", 30, 5))
-    ),
-    "val2017.json: 30 images have no annotation": lambda folder: (
+    "val2017.json: its category ids differ from .*: 17 ": lambda folder: (
+        folder / "val2017.json"
+    ).write_text(json.dumps(make_set("val", 30, 5))),
+    "val2017.json: 30 images have no annotation; only a test set may": lambda folder: (
         folder / "val2017.json"
     ).write_text(json.dumps({**make_set("val", 30), "annotations": []})),
     "train2017.json: not found": lambda folder: shutil.rmtree(folder),

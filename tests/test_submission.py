@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from common import submission
+from common.challenge import CsvFormat
 from common.files import UserError
 from common.submission import PartialRows, Predictions, make_rows, row_type
 from tests.conftest import limit_file_size
@@ -39,6 +40,22 @@ def test_of_three_classes_a_row_names_three(tmp_path):
     predictions = predictions_of(np.array([[0.1, 0.5, 0.4]]))
     submission.write_submission(tmp_path / "s.csv", predictions, [7, 8, 9])
     assert (tmp_path / "s.csv").read_text() == "id,predicted\n1,8 9 7\n"
+
+
+def test_a_row_has_the_places_and_the_header_of_its_challenge(tmp_path):
+    predictions = predictions_of(np.array([[0.1, 0.5, 0.2, 0.04, 0.06, 0.1]]))
+    form = CsvFormat(2, "Id,Predicted")
+    submission.write_submission(tmp_path / "s.csv", predictions, CATEGORY_IDS, form)
+    assert (tmp_path / "s.csv").read_text() == "Id,Predicted\n1,20 30\n"
+
+
+def test_ids_that_are_text_are_quoted_where_they_must_be(tmp_path):
+    predictions = predictions_of(np.array([[0.1, 0.5, 0.4]] * 3))
+    predictions.ids = np.array(["4f-uuid", "a,b", 'c"d'])
+    submission.write_submission(tmp_path / "s.csv", predictions, ["07", "08", "09"])
+    assert (tmp_path / "s.csv").read_text() == (
+        'id,predicted\n4f-uuid,08 09 07\n"a,b",08 09 07\n"c""d",08 09 07\n'
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,6 +102,33 @@ def test_merging_is_the_weighted_average_whatever_the_chunks(tmp_path, monkeypat
     assert predictions.ranked[:, 0].tolist() == mean.argmax(axis=1).tolist()
     np.testing.assert_allclose(predictions.probabilities[:, 0], mean.max(axis=1), rtol=2e-3)
     assert category_ids.tolist() == CATEGORY_IDS
+
+
+def save_named(path, probabilities, ids):
+    predictions = predictions_of(probabilities)
+    predictions.ids = np.array(ids)
+    submission.write_probabilities(path, predictions, CATEGORY_IDS, [probabilities])
+    return str(path)
+
+
+def test_ids_are_kept_as_numbers_or_as_text_without_a_pickle(tmp_path):
+    probabilities = random_probabilities(3)
+    save(tmp_path / "numbers.npz", probabilities)
+    text = save_named(tmp_path / "text.npz", probabilities, ["4f-uuid", "é", ""])
+    with np.load(tmp_path / "numbers.npz", allow_pickle=False) as arrays:
+        assert arrays["ids"].dtype == np.int64 and arrays["classes"].dtype == np.int64
+    with np.load(text, allow_pickle=False) as arrays:
+        assert arrays["ids"].dtype == "<U7"
+    predictions, _ = submission.merge([text, text], [1, 2], "test")
+    assert predictions.ids.tolist() == ["4f-uuid", "é", ""]
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_and_text_are_different_images(tmp_path):
+    numbers = save(tmp_path / "a.npz", random_probabilities(3))
+    text = save_named(tmp_path / "b.npz", random_probabilities(3), ["1", "2", "3"])
+    with pytest.raises(UserError, match=r"b\.npz: its ids differ from those of .*a\.npz"):
+        submission.merge([numbers, text], [1, 1], "test")
 
 
 def test_files_of_other_images_are_not_merged(tmp_path):
