@@ -7,7 +7,7 @@
 
 Reads DIR/train2017.json, val2017.json and test2017.json. Writes DIR/train.lst, val.lst and
 test.lst: lines of INDEX<tab>LABEL<tab>PATH in random order. INDEX is the image id (1, 2, ... where
-the ids are no numbers), LABEL the rank of the category id (0 for test), PATH lies below DIR.
+the ids are text), LABEL the rank of the category id in train (0 for test), PATH lies below DIR.
 """
 
 import collections
@@ -17,11 +17,12 @@ import random
 import statistics
 import sys
 
-from common.annotations import annotation_path, read_annotations
+from common.annotations import annotation_path, image_keys, label_by, read_annotations
+from common.challenge import folder_of_test
 from common.files import DATA_DIR, UserError, held
 from common.help import HelpFormatter, Parser, number, whole
 from common.progress import Progress
-from common.recordio import MAX_KEY, ListEntry, write_list
+from common.recordio import ListEntry, write_list
 from common.script import run_script
 
 NAMES_SHOWN = 5
@@ -50,6 +51,9 @@ def parse_args():
         help="move this share of val into train.lst, the same share of each category; 0 to below 1",
     )
     lists.add_argument(
+        "--skip-unlabelled", action="store_true", help="leave out images without an annotation"
+    )
+    lists.add_argument(
         "--check", action="store_true", help="name the photographs that are missing or empty"
     )
     return parser.parse_args()
@@ -60,15 +64,16 @@ def main():
     args = parse_args()
     if args.val_into_train:
         check_val_into_train(args)
-    entries = {}
-    categories_of = {}
+    entries, reference = {}, None
     for name in args.sets:
         path = annotation_path(args.data_dir, name, args.year)
         annotations = read_annotations(path)
         if annotations.labels or "test" not in name:
-            check_labels(path, annotations)
-            categories_of[path] = [category.id for category in annotations.categories]
-            check_categories(categories_of)
+            check_labels(args, path, annotations)
+            reference = reference or find_reference(args, path, annotations)
+            annotations = label_by(path, annotations, *reference)
+        for note in annotations.notes:
+            print(f"{path}: {note}", file=sys.stderr)
         print_summary(name, annotations)
         entries[name] = list_entries(args, annotations)
     if args.val_into_train:
@@ -87,26 +92,35 @@ def check_val_into_train(args):
         raise UserError("--val-into-train: needs train and val among --sets")
 
 
-def check_labels(path, annotations):
-    """Raise `UserError` unless each image has a label."""
-    unlabelled = [
-        name for image_id, name in annotations.images if image_id not in annotations.labels
-    ]
-    if unlabelled:
-        raise UserError(
-            f"{path}: {len(unlabelled)} images have no annotation, {unlabelled[0]} is the first"
-        )
+def find_reference(args, path, annotations):
+    """Return the categories that labels are positions in, and their JSON: train's where it is."""
+    train = next((name for name in args.sets if name.startswith("train")), "train")
+    train_path = annotation_path(args.data_dir, train, args.year)
+    if train_path == path or not os.path.lexists(train_path):
+        return annotations.categories, path
+    return read_annotations(train_path).categories, train_path
 
 
-def check_categories(categories_of):
-    """Raise `UserError` unless a label means the same category in every set."""
-    paths = list(categories_of)
-    first, last = paths[0], paths[-1]
-    if categories_of[first] != categories_of[last]:
+def check_labels(args, path, annotations):
+    """Raise `UserError` unless each image has a label, or may be left out."""
+    labels = annotations.labels
+    unlabelled = [name for image_id, name in annotations.images if image_id not in labels]
+    if not unlabelled:
+        return
+    number = counted(len(unlabelled), "image has", "images have")
+    if not labels:
+        raise UserError(f"{path}: {number} no annotation; only a test set may come without")
+    if not args.skip_unlabelled:
         raise UserError(
-            f"{last}: its category ids differ from those of {first}, so that labels would mean "
-            "different things; take both from one challenge"
+            f"{path}: {number} no annotation, {unlabelled[0]} is the first; leave such images out"
+            " with --skip-unlabelled"
         )
+    annotations.notes.append(f"{number} no annotation, left out")
+
+
+def counted(number, one, many):
+    """Return a number and what it counts: `1 image has`, `2 images have`."""
+    return f"{number} {one if number == 1 else many}"
 
 
 def print_summary(name, annotations):
@@ -126,13 +140,15 @@ def print_summary(name, annotations):
 
 
 def list_entries(args, annotations):
-    """Return the list of a set in the JSON's order."""
+    """Return the list of a set in the JSON's order: of a labelled one, the images with a label."""
     ids = [image_id for image_id, _ in annotations.images]
-    paths = find_paths(args.data_dir, [name for _, name in annotations.images], f"test{args.year}")
-    ids_are_keys = all(type(image_id) is int and 0 <= image_id <= MAX_KEY for image_id in ids)
+    names = [name for _, name in annotations.images]
+    paths = find_paths(args.data_dir, names, folder_of_test(args.year))
+    labels = annotations.labels
     return [
-        ListEntry(image_id if ids_are_keys else number, annotations.labels.get(image_id, 0), path)
-        for number, (image_id, path) in enumerate(zip(ids, paths), 1)
+        ListEntry(key, labels.get(image_id, 0), path)
+        for image_id, key, path in zip(ids, image_keys(ids), paths)
+        if image_id in labels or not labels
     ]
 
 
@@ -197,7 +213,8 @@ def check_photographs(data_dir, entries):
                     faults["missing"].append(entry.path)
                 progress.update()
     for fault, names in sorted(faults.items()):
-        print(f"{len(names)} photographs are {fault}:", file=sys.stderr)
+        number = counted(len(names), "photograph is", "photographs are")
+        print(f"{number} {fault}:", file=sys.stderr)
         for name in sorted(names)[:NAMES_SHOWN]:
             print(f"  {name}", file=sys.stderr)
     if not faults:

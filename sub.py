@@ -6,14 +6,15 @@
     python sub.py 21 cpu --save-probs a.npz     # keep the probabilities, too, ...
     python sub.py --merge a.npz b.npz           # ... and average those of several runs
     python sub.py 21 cpu --export-onnx net.onnx
+    python sub.py 21 0 --year 2018              # another challenge: its JSON, and three ids a row
     python sub.py 21 cpu --images photographs   # name photographs that belong to no challenge
 
 Reads MODEL-PREFIX-symbol.json, -EPOCH.params and -classes.csv; DIR/test2017.json for the ids;
 DIR/test.rec, or the photographs themselves where there is none. Writes `id,predicted` with five
-category ids a row, best first. A photograph that cannot be read gets the most frequent categories.
-With --set val also report-NAME.html and report-NAME.csv beside the CSV NAME.csv. With --images
-predictions.csv (file, names, probabilities) and report-predictions.html: what cannot be read is
-left out, and the status is 1.
+category ids a row, best first (other years: as their challenge asked for). A photograph that cannot
+be read gets the most frequent categories. With --set val also report-NAME.html and report-NAME.csv
+beside the CSV NAME.csv. With --images predictions.csv (file, names, probabilities) and
+report-predictions.html: what cannot be read is left out, and the status is 1.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import numpy as np
 
 from common import checkpoint, class_table, named_photographs, submission
 from common.annotations import annotation_path, read_annotations
+from common.challenge import add_challenge_args, csv_format
 from common.devices import contexts
 from common.ensemble import fingerprint, load_predictor
 from common.export import export_onnx
@@ -99,6 +101,7 @@ def parse_args():
     add("--weights", metavar="W,W,…", help="of the networks or merged files (default: equal)")
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
+    add_challenge_args(parser)
     add_view_args(parser)
     args = parser.parse_args()
     if args.merge and args.epoch:
@@ -115,8 +118,6 @@ def settle_args(args):
         named_photographs.check_flags(args)
     if args.data_val and args.set == "test":
         raise UserError("--data-val: are records to score; add --set val")
-    # What belongs to no challenge is not looked for in its JSON and lists.
-    args.challenge_dir = None if args.images or args.data_val else args.data_dir
     prefixes = args.model_prefix or [MODEL_PREFIX]
     epochs = [] if args.merge else numbers("EPOCH", args.epoch, int)
     args.networks = [(prefix, epoch) for prefix in prefixes for epoch in epochs]
@@ -124,6 +125,7 @@ def settle_args(args):
     args.weights = numbers("--weights", args.weights, float) if args.weights else [1.0] * count
     if len(args.weights) != count or not all(1e-30 < weight < 1e30 for weight in args.weights):
         raise UserError(f"--weights: must be {count} positive numbers, one for each network")
+    args.csv_format = csv_format(args)
     name = "merged" if args.merge else f"epoch_{args.epoch.replace(',', '_')}"
     name = f"{'submission' if args.set == 'test' else 'val'}_{name}.csv"
     args.output = args.output or ("predictions.csv" if args.images else name)
@@ -150,14 +152,15 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    images = open_images(args)
     required = args.set == "test"
-    classes = class_table.classes_of_networks(args.model_prefix, args.challenge_dir, required)
+    classes = class_table.classes_of_networks(args.model_prefix, args, required)
+    images = open_images(args, classes)
     predictor = load_predictor(args)
     categories = class_table.settle_categories(classes, predictor.num_classes, args)
     category_ids = np.array([category.id for category in categories])
     frequencies = submission.class_frequencies(counted_labels(args), len(category_ids))
-    row_type = submission.row_type(len(category_ids), bool(args.save_probs))
+    places = args.csv_format.places
+    row_type = submission.row_type(len(category_ids), bool(args.save_probs), places)
     settings = fingerprint(args, images)
     together = args.batch_size * len(args.devices)
     with submission.PartialRows(args.output, settings, row_type, args.resume, together) as rows:
@@ -166,7 +169,8 @@ def predict(args):
             for batch, probabilities in predictor.predict(load_views(rest, args)):
                 rows.append(submission.make_rows(row_type, batch, probabilities, args.set == "val"))
                 progress.update(len(probabilities))
-        predictions, chunks = submission.arrange(rows.read(), images.wanted_ids, frequencies)
+        wanted = (images.wanted_keys, frequencies, images.wanted_ids)
+        predictions, chunks = submission.arrange(rows.read(), *wanted)
         if not predictions.found.all():
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))
         if args.save_probs:
@@ -175,21 +179,24 @@ def predict(args):
         rows.remove()
 
 
-def open_images(args):
+def open_images(args, classes):
     """Return the `ImageSet` that is predicted: of the challenge, or of records on their own."""
-    return open_records(args.data_val) if args.data_val else open_image_set(args.data_dir, args.set)
+    if args.data_val:
+        return open_records(args.data_val)
+    known = classes.categories if classes.have_ids else None
+    return open_image_set(args.data_dir, args.set, args.year, known)
 
 
 def counted_labels(args):
     """Return the labels of the training list, which say how frequent a class is."""
-    return train_labels(args.challenge_dir) if args.challenge_dir else ()
+    return () if args.data_val else train_labels(args.data_dir)
 
 
 def name_images(args):
     """Name photographs that belong to no challenge; return the exit status."""
     source = named_photographs.find_photographs(args.images)
     args.batch_size = min(args.batch_size, len(source))
-    classes = class_table.classes_of_networks(args.model_prefix)
+    classes = class_table.classes_of_networks(args.model_prefix, args)
     predictor = load_predictor(args, source)
     categories = class_table.settle_categories(classes, predictor.num_classes, args)
     names = [category.name for category in categories]
@@ -206,8 +213,9 @@ def name_images(args):
 
 def merge(args):
     """Average probability files, check that all images of the test set are in them, and finish."""
-    predictions, category_ids = submission.merge(args.merge, args.weights, args.set)
-    path = annotation_path(args.data_dir, args.set)
+    places = args.csv_format.places
+    predictions, category_ids = submission.merge(args.merge, args.weights, args.set, places)
+    path = annotation_path(args.data_dir, args.set, args.year)
     # Of a validation set only what was packed is predicted; without the JSON nothing is known.
     if args.set == "test" and os.path.exists(path):
         wanted = {image_id for image_id, _ in read_annotations(path).images}
@@ -218,17 +226,17 @@ def merge(args):
             )
     images, categories = None, class_table.numbered(category_ids)
     if args.set == "val":
-        classes = class_table.classes_of_networks(args.model_prefix or [], args.challenge_dir)
+        classes = class_table.classes_of_networks(args.model_prefix or [], args)
         categories = class_table.categories_of_ids(classes, category_ids, args.merge[0])
         with contextlib.suppress(UserError):  # without photographs the report is of numbers
-            images = open_images(args)
+            images = open_images(args, classes)
     finish(args, predictions, categories, images)
 
 
 def finish(args, predictions, categories, images=None):
     """Write the CSV, and with --set val the scores."""
     category_ids = [category.id for category in categories]
-    submission.write_submission(args.output, predictions, category_ids)
+    submission.write_submission(args.output, predictions, category_ids, args.csv_format)
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return

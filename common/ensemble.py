@@ -42,7 +42,7 @@ def _calibration_images(args, photographs):
     if args.data_val:
         return spread_images(open_records(args.data_val).source, args)
     try:
-        source = open_image_set(args.data_dir, "val").source
+        source = open_image_set(args.data_dir, "val", args.year).source
     except UserError as error:
         if photographs is None:
             raise

@@ -157,7 +157,7 @@ def _plain(text):
 def _photographs(scores, predictions, categories, images):
     figures = []
     for row in scores.worst[:PHOTOGRAPHS] if images is not None else ():
-        thumbnail = page.make_thumbnail(images.read_image(int(predictions.ids[row])))
+        thumbnail = page.make_thumbnail(images.read_image(predictions.ids[row].item()))
         if thumbnail is None:
             continue
         true = categories[predictions.labels[row]].name
@@ -167,6 +167,8 @@ def _photographs(scores, predictions, categories, images):
                 predictions.ranked[row, :3], predictions.probabilities[row, :3]
             )
         )
-        caption = f"{page.span(true, 'true')}<br>{guesses}<br>image {predictions.ids[row]}"
-        figures.append(page.figure(thumbnail, true, caption))
+        image_id = page.span(f"image {predictions.ids[row]}", "file")
+        figures.append(
+            page.figure(thumbnail, true, f"{page.span(true, 'true')}<br>{guesses}<br>{image_id}")
+        )
     return page.photographs("Worst mistakes: wrong, and sure of it", figures)

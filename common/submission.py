@@ -5,6 +5,7 @@ that could not be read gets the classes' frequencies in training as its probabil
 """
 
 import contextlib
+import csv
 import json
 import logging
 import os
@@ -14,10 +15,11 @@ from typing import Optional
 
 import numpy as np
 
+from common.challenge import FORMATS
 from common.files import UserError, replacing, require_file
 from common.metrics import top_k
 
-PLACES = 5
+PLACES = 5  # at least: top-5 error is counted, whatever a row of the CSV holds
 # 2,048 rows of 5,089 classes are 42 MB in float32: merging stays far below 1 GB.
 CHUNK = 2048
 
@@ -26,7 +28,7 @@ CHUNK = 2048
 class Predictions:
     """The first places of N images: all that a submission and a score need."""
 
-    ids: np.ndarray  # (N,) int64 image ids
+    ids: np.ndarray  # (N,) image ids: int64, or text
     ranked: np.ndarray  # (N, k) labels, best first
     probabilities: np.ndarray  # (N, k) float32, of those labels
     labels: Optional[np.ndarray] = None  # (N,) the truth, where it is known
@@ -40,21 +42,21 @@ class Predictions:
         return Predictions(*(array[known] for array in rows), found)
 
 
-def first_places(probabilities):
-    """Return the labels and the probabilities of the first five places, (N, k) each."""
-    ranked = top_k(probabilities, PLACES)
+def first_places(probabilities, places=PLACES):
+    """Return the labels and the probabilities of the first places, (N, k) each."""
+    ranked = top_k(probabilities, places)
     return ranked, np.take_along_axis(probabilities, ranked, axis=1)
 
 
 # --- Rows while a run goes on -------------------------------------------------------------------
 
 
-def row_type(num_classes, save_probabilities):
+def row_type(num_classes, save_probabilities, places=PLACES):
     """Return the dtype of one image's row; it holds all probabilities only where asked to."""
-    places = min(PLACES, num_classes)
+    places = min(max(PLACES, places), num_classes)
     return np.dtype(
         [
-            ("id", "<i8"),
+            ("id", "<i8"),  # the key of the record
             ("label", "<i4"),  # -1 where it is not known
             ("found", "?"),
             ("ranked", "<i4", (places,)),
@@ -70,7 +72,7 @@ def make_rows(dtype, batch, probabilities, labelled):
     rows["id"] = batch.keys[: len(rows)]
     rows["label"] = batch.labels[: len(rows)] if labelled else -1
     rows["found"] = ~np.isin(np.arange(len(rows)), batch.missing)
-    rows["ranked"], rows["first"] = first_places(probabilities)
+    rows["ranked"], rows["first"] = first_places(probabilities, rows["ranked"].shape[1])
     if rows["probabilities"].size:
         rows["probabilities"] = probabilities
     return rows
@@ -173,27 +175,30 @@ def class_frequencies(train_labels, num_classes):
     return counts / counts.sum()
 
 
-def arrange(rows, wanted_ids, frequencies):
-    """Put rows into the order of `wanted_ids`; absent or unread ones get the `frequencies`.
+def arrange(rows, wanted_keys, frequencies, wanted_ids=None):
+    """Put rows into the order of `wanted_keys`; absent or unread ones get the `frequencies`.
+
+    Args:
+        wanted_ids: the ids of the images, in the same order; None where the keys are the ids.
 
     Returns:
         (predictions, probabilities): a `Predictions`, and an iterator over chunks of
         (n, classes) float16 in the same order (of no use where the rows hold no probabilities).
 
     Raises:
-        UserError: an image occurs twice, or is none of `wanted_ids`.
+        UserError: an image occurs twice, or is none of `wanted_keys`.
     """
     position = {int(image_id): i for i, image_id in enumerate(rows["id"])}
-    extra = set(position) - {int(i) for i in wanted_ids}
+    extra = set(position) - {int(key) for key in wanted_keys}
     if extra or len(position) < len(rows):
         fault = f"image {min(extra)} is not in the JSON" if extra else "an image occurs twice"
         raise UserError(
             f"the photographs do not belong to the JSON: {fault}; make the records anew"
         )
-    order = np.array([position.get(int(i), -1) for i in wanted_ids], np.int64)
+    order = np.array([position.get(int(key), -1) for key in wanted_keys], np.int64)
     found = order >= 0
     found[found] = rows["found"][order[found]]
-    guess_ranked, guess_first = first_places(frequencies[None])
+    guess_ranked, guess_first = first_places(frequencies[None], rows["ranked"].shape[1])
     ranked = np.repeat(guess_ranked, len(order), axis=0)
     first = np.repeat(guess_first, len(order), axis=0)
     labels = np.full(len(order), -1, np.int64)
@@ -207,8 +212,8 @@ def arrange(rows, wanted_ids, frequencies):
             chunk[there] = rows["probabilities"][part[there]]
             yield chunk
 
-    ids = np.asarray(wanted_ids, np.int64)
-    return Predictions(ids, ranked, first, labels, found), probabilities()
+    ids = wanted_keys if wanted_ids is None else wanted_ids
+    return Predictions(np.asarray(ids), ranked, first, labels, found), probabilities()
 
 
 # --- Probability files --------------------------------------------------------------------------
@@ -217,6 +222,7 @@ def arrange(rows, wanted_ids, frequencies):
 def write_probabilities(path, predictions, category_ids, chunks):
     """Write an .npz of ids (N,), labels (N,), classes (C,) and probabilities (N, C) float16.
 
+    Ids are int64, or text of one width (no pickles).
     It is not compressed and written chunk by chunk: 182,707 x 5,089 are 1.9 GB on the disk and
     need some 20 MB of memory. float16 keeps three digits down to 6e-5, and ends at 6e-8.
     """
@@ -224,9 +230,9 @@ def write_probabilities(path, predictions, category_ids, chunks):
     with replacing(path) as temporary:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             arrays = {
-                "ids": np.asarray(predictions.ids, np.int64),
+                "ids": _plain(predictions.ids),
                 "labels": np.asarray(predictions.labels, np.int64),
-                "classes": np.asarray(category_ids, np.int64),
+                "classes": _plain(category_ids),
             }
             for name, array in arrays.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as stream:
@@ -237,6 +243,12 @@ def write_probabilities(path, predictions, category_ids, chunks):
                 np.lib.format.write_array_header_1_0(stream, header)
                 for chunk in chunks:
                     stream.write(chunk.astype("<f2").tobytes())
+
+
+def _plain(ids):
+    """Return ids as an array that needs no pickle: int64, or text of one width."""
+    ids = np.asarray(ids)
+    return ids if ids.dtype.kind == "U" else ids.astype(np.int64)
 
 
 class ProbabilityFile:
@@ -292,7 +304,7 @@ def _naming_faults(path):
         ) from None
 
 
-def merge(paths, weights, set_name):
+def merge(paths, weights, set_name, places=PLACES):
     """Average probability files of the same images and classes, streaming.
 
     `weights` are a positive number for each; their scale is of no matter. Returns their
@@ -308,7 +320,8 @@ def merge(paths, weights, set_name):
         raise UserError(f"{first.path}: is of the {found} set; merge it with: --set {found}")
     for other in files[1:]:
         for what in ("ids", "classes"):
-            if not np.array_equal(getattr(first, what), getattr(other, what)):
+            one, another = getattr(first, what), getattr(other, what)
+            if one.dtype.kind != another.dtype.kind or not np.array_equal(one, another):
                 raise UserError(
                     f"{other.path}: its {what} differ from those of {first.path}; merge files that"
                     " were made from the same JSON"
@@ -320,7 +333,7 @@ def merge(paths, weights, set_name):
         for chunk, weight in zip(chunks[1:], weights[1:]):
             chunk *= weight
             mean += chunk
-        parts.append(first_places(mean))
+        parts.append(first_places(mean, max(PLACES, places)))
     ranked, probabilities = (np.concatenate(part) for part in zip(*parts))
     return Predictions(first.ids, ranked, probabilities, first.labels), first.classes
 
@@ -328,37 +341,43 @@ def merge(paths, weights, set_name):
 # --- The CSV ------------------------------------------------------------------------------------
 
 
-def write_submission(path, predictions, category_ids):
-    """Write the CSV that Kaggle takes; it appears only when it has passed `check_submission`."""
-    category_ids = np.asarray(category_ids)
+def write_submission(path, predictions, category_ids, form=FORMATS[2017]):
+    """Write the CSV that Kaggle takes; it appears only when it has passed `check_submission`.
+
+    `form` is a `CsvFormat`: the ids that a row holds, and the header.
+    """
+    categories = list(map(str, np.asarray(category_ids).tolist()))
     with replacing(path) as temporary:
         with open(temporary, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write("id,predicted\n")
-            for image_id, ranked in zip(predictions.ids, predictions.ranked):
-                stream.write(f"{image_id},{' '.join(map(str, category_ids[ranked]))}\n")
-        check_submission(temporary, predictions.ids, category_ids)
+            stream.write(f"{form.header}\n")
+            writer = csv.writer(stream, lineterminator="\n")  # an id may hold a comma
+            for image_id, ranked in zip(predictions.ids.tolist(), predictions.ranked.tolist()):
+                predicted = " ".join(categories[label] for label in ranked[: form.places])
+                writer.writerow((image_id, predicted))
+        check_submission(temporary, predictions.ids, category_ids, form)
 
 
-def check_submission(path, ids, category_ids):
+def check_submission(path, ids, category_ids, form=FORMATS[2017]):
     """Read a submission as Kaggle does, and raise `ValueError` where it would be rejected.
 
-    The header is `id,predicted`; every id has one row, of five (or as many as there are classes)
-    distinct category ids.
+    The header is that of the `form`, e.g. `id,predicted`; every id has one row, of as many
+    distinct category ids as the `form` has places (or as there are classes).
     """
-    known, places = set(map(int, category_ids)), min(PLACES, len(category_ids))
-    missing = set(map(int, ids))
-    with open(path, encoding="utf-8") as stream:
-        if stream.readline() != "id,predicted\n":
-            raise ValueError("line 1: the header is not id,predicted")
-        for number, line in enumerate(stream, 2):
-            image_id, _, predicted = line.rstrip("\n").partition(",")
-            categories = [int(category) for category in predicted.split(" ")]
-            if int(image_id) not in missing:
+    known = set(map(str, np.asarray(category_ids).tolist()))
+    places = min(form.places, len(known))
+    missing = dict.fromkeys(map(str, np.asarray(ids).tolist()))
+    with open(path, encoding="utf-8", newline="") as stream:
+        if stream.readline() != f"{form.header}\n":
+            raise ValueError(f"line 1: the header is not {form.header}")
+        for number, row in enumerate(csv.reader(stream), 2):
+            image_id, predicted = row
+            categories = predicted.split(" ")
+            if image_id not in missing:
                 raise ValueError(f"line {number}: image {image_id} is unknown or occurs twice")
-            missing.remove(int(image_id))
+            del missing[image_id]
             if len(categories) != places or len(set(categories)) != places:
                 raise ValueError(f"line {number}: not {places} distinct categories: {predicted}")
             if not set(categories) <= known:
                 raise ValueError(f"line {number}: an unknown category in {predicted}")
     if missing:
-        raise ValueError(f"{len(missing)} images have no row, the first is {min(missing)}")
+        raise ValueError(f"{len(missing)} images have no row, the first is {next(iter(missing))}")

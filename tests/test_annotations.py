@@ -104,17 +104,22 @@ CONTRADICTIONS = {
     r'"images"\[1\] has no "file_name"': without("images", 1, "file_name"),
     r'"images"\[0\] has no "id"': without("images", 0, "id"),
     r'"annotations"\[2\] has no "category_id"': without("annotations", 2, "category_id"),
-    r'"annotations"\[2\] has an "image_id" that is no': with_value(
+    r'"annotations"\[2\]: its "image_id" is neither a whole number nor plain text': with_value(
         "annotations", 2, "image_id", []
     ),
-    r'"images"\[0\] has an "id" that is no number': with_value("images", 0, "id", 1.5),
+    r'"images"\[0\]: its "id" is neither': with_value("images", 0, "id", 1.5),
+    r'"annotations"\[1\]: its "category_id" is neither': with_value(
+        "annotations", 1, "category_id", True
+    ),
     "two images have the id 12": with_value("images", 0, "id", 12),
     "two categories have the id 3": with_value("categories", 0, "id", 3),
     "an annotation is of image 99, which is not": with_value("annotations", 0, "image_id", 99),
     "annotated as category 7, which is not": with_value("annotations", 1, "category_id", 7),
-    "image 12 has two annotations": with_value("annotations", 1, "image_id", 12),
-    "some category ids are numbers, others text": with_value("categories", 0, "id", "9"),
-    r'"images"\[1\] is no object': lambda content: content["images"].__setitem__(1, "b.jpg"),
+    "image 12 has two annotations, of category 3 and of category 9; keep": with_value(
+        "annotations", 1, "image_id", 12
+    ),
+    "some category ids are numbers, others text": with_value("categories", 0, "id", "nine"),
+    r'"images"\[1\] is not an object': lambda content: content["images"].__setitem__(1, "b.jpg"),
 }
 
 
@@ -140,8 +145,8 @@ def test_a_contradiction_is_named(tmp_path, message):
         ("\ud800.jpg", "cannot carry"),
         ("\x1b[31m.jpg", "cannot carry"),
         ("a\u2028b.jpg", "cannot carry"),
-        ("", "is no name"),
-        (3, "is no name"),
+        ("", "is not a name"),
+        (3, "is not a name"),
     ],
 )
 def test_a_file_name_that_a_list_cannot_hold_is_refused(tmp_path, file_name, message):

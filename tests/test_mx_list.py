@@ -147,8 +147,8 @@ def test_check_names_what_is_missing_or_empty(script, data_dir):
     (data_dir / "3.jpg").unlink()
     (data_dir / "4.jpg").write_bytes(b"")
     error = script(*flags, status=1).stderr
-    assert "1 photographs are missing:\n  3.jpg" in error
-    assert "1 photographs are empty:\n  4.jpg" in error
+    assert "1 photograph is missing:\n  3.jpg" in error
+    assert "1 photograph is empty:\n  4.jpg" in error
 
 
 def test_other_years_and_subsets(script, data_dir):

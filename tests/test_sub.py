@@ -329,15 +329,6 @@ def test_networks_of_different_sizes_need_one_that_is_named(shared, script):
     script("sub.py", "1", "cpu", *flags, "--crop-size", 32)
 
 
-@pytest.mark.parametrize("image_id", ["1f-uuid", 2**63])
-def test_an_id_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, image_id):
-    content = json.loads((folder / "test2017.json").read_text())
-    content["images"][3]["id"] = image_id
-    (folder / "test2017.json").write_text(json.dumps(content))
-    sub(folder, "1", "cpu", status=2)
-    assert f"test2017.json: image id {image_id!r} is no number of 64 bits" in sub.said
-
-
 @pytest.mark.parametrize("category_id", ["c10", 2**63])
 def test_a_category_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, category_id):
     path = folder / "val2017.json"
@@ -346,7 +337,7 @@ def test_a_category_that_kaggle_s_csv_cannot_hold_is_named(folder, sub, category
     content["annotations"] = []
     path.write_text(json.dumps(content))
     sub(folder, "1", "cpu", status=2)
-    assert "val2017.json: a category's id is no number of 64 bits" in sub.said
+    assert "val2017.json: a category's id is not a number of 64 bits" in sub.said
 
 
 def test_the_csv_goes_into_the_current_folder_by_the_name_of_the_epoch(folder, script, tmp_path):
