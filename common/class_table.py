@@ -242,10 +242,12 @@ def classes_of_networks(prefixes, args, required=False):
         return Classes(f"the JSON of {args.data_dir}", categories)
     fix = "name the folder of the training: --data-dir"
     if found.have_ids and not os.path.basename(path).startswith("train"):
-        # A JSON without its training set may name fewer categories; annotations go by their ids.
-        ids = {str(category.id) for category in categories}
-        known = [category for category in found.categories if str(category.id) in ids]
-        require_same(Classes(found.source, known), Classes(path, categories), fix)
+        # Which may name fewer categories; its annotations go by their ids.
+        known = {str(category.id) for category in found.categories}
+        for category in categories:
+            if str(category.id) not in known:
+                what = f"{_described(category)} is not among the classes of {found.source}"
+                raise UserError(f"{path}: {what}; {fix}")
         return found
     require_same(found, Classes(path, categories), fix)
     return Classes(path, categories)
