@@ -5,10 +5,17 @@
     python im2rec.py --verify --decode data/train                  # the result against the list
     python im2rec.py --reindex data/train                          # train.idx from train.rec
     python im2rec.py --list --recursive data/birds photographs     # a list of a folder of folders
+    python im2rec.py --list --recursive --classes data/birds.classes.txt data/more others
 
 Reads PREFIX.lst and the images below ROOT. Writes PREFIX.rec and PREFIX.idx when they are whole,
 names images that cannot be packed in PREFIX.rec.failed.txt (exit status 1), and keeps
-PREFIX.rec.journal for --resume.
+PREFIX.rec.journal for --resume. The bytes differ from MXNet's for a WebP with an EXIF orientation
+only: it is turned.
+
+--list writes PREFIX.lst, or PREFIX_train.lst and the like, and with --recursive the names of the
+classes, one a line in the order of the labels: PREFIX.classes.txt. The lists differ from MXNet's in
+two things: hidden files and folders (.thumbnails, __MACOSX, @eaDir, Thumbs.db) are passed over, and
+links to a folder that they lie in are not entered.
 """
 
 import argparse
@@ -16,10 +23,11 @@ import glob
 import os
 import sys
 
+from common.classes import class_file_of, class_name, read_class_names, write_class_names
 from common.encoding import MAX_JPEG_SIDE, Settings
 from common.files import UserError, held
 from common.help import HelpFormatter, Parser, check_ranges, number, whole
-from common.image_folder import list_images, split_list
+from common.image_folder import EXTENSIONS, list_images, parse_extensions, split_list
 from common.integrity import verify_records
 from common.packing import pack_list
 from common.recordio import index_records, write_index, write_list
@@ -40,14 +48,17 @@ def parse_args():
 
     lists = parser.add_argument_group("making a list")
     lists.add_argument("--list", action="store_true", help="list the images below ROOT")
-    lists.add_argument(
-        "--exts", nargs="+", default=[".jpeg", ".jpg", ".png"], help="endings of image files"
-    )
+    lists.add_argument("--exts", nargs="+", default=list(EXTENSIONS), help="endings of image files")
     lists.add_argument("--chunks", type=positive, default=1, help="number of lists")
     lists.add_argument("--train-ratio", type=ratio, default=1.0, help="share to train on, 0 to 1")
     lists.add_argument("--test-ratio", type=ratio, default=0.0, help="share to test on, 0 to 1")
     lists.add_argument(
         "--recursive", action="store_true", help="enter subfolders; each folder is a label"
+    )
+    lists.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="with --recursive: number the folders as this file does",
     )
     lists.add_argument(
         "--no-shuffle", dest="shuffle", action="store_false", help="keep the order of names"
@@ -107,6 +118,8 @@ def main():
     prefix, ending = os.path.splitext(args.prefix)
     if ending not in (".lst", ".rec", ".idx"):
         prefix = args.prefix
+    if args.classes and not (args.list and args.recursive):
+        raise UserError("--classes: is of use with --list --recursive only")
     if args.verify:
         return verify(prefix, args)
     if args.reindex:
@@ -181,19 +194,34 @@ def reindex(prefix):
 
 
 def make_lists(prefix, args):
-    """Write the lists of the images below ROOT."""
+    """Write the lists of the images below ROOT, and the names of their classes."""
     if args.train_ratio + args.test_ratio > 1 + 1e-9:
         raise UserError("--train-ratio and --test-ratio: are more than 1 together")
-    entries, labels = list_images(args.root, args.recursive, args.exts)
+    extensions = parse_extensions(args.exts)
+    entries, labels = list_images(args.root, args.recursive, extensions, args.classes, complain)
     if args.chunks > len(entries):
         raise UserError(f"--chunks {args.chunks}: more lists than the {len(entries)} images")
-    for folder, label in labels.items():
+    for folder, label in sorted(labels.items(), key=lambda item: item[1]):
         print(folder, label)
+    if args.recursive:
+        names = read_class_names(args.classes) if args.classes else map(class_name, labels)
+        write_class_names(f"{prefix}.classes.txt", list(names))
     parts = split_list(entries, args.shuffle, args.chunks, args.train_ratio, args.test_ratio)
     for name, part in parts.items():
         write_list(f"{prefix}{name}.lst", part)
         print(f"{prefix}{name}.lst: {len(part)} images")
+        other = class_file_of(f"{prefix}{name}.lst")
+        if other and not (args.recursive and other == f"{prefix}.classes.txt"):
+            complain(
+                f"{other}: would be taken for the classes of {prefix}{name}.lst, and is of another"
+                " list; choose another PREFIX, or remove the file if it is an old one"
+            )
     return 0
+
+
+def complain(line):
+    """Print a line about what may be a mistake."""
+    print(line, file=sys.stderr)
 
 
 if __name__ == "__main__":

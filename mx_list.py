@@ -24,6 +24,7 @@ from common.help import HelpFormatter, Parser, number, whole
 from common.progress import Progress
 from common.recordio import ListEntry, write_list
 from common.script import run_script
+from common.unicode_names import find_form
 
 NAMES_SHOWN = 5
 
@@ -160,7 +161,7 @@ def find_paths(data_dir, names, folder):
     bare = [name[len(folder) + 1 :] if name.startswith(f"{folder}/") else name for name in names]
     for name in bare[:100]:  # some of them may be missing
         for subfolder in (f"{folder}/", ""):
-            if os.path.exists(os.path.join(data_dir, subfolder + name)):
+            if os.path.exists(find_form(os.path.join(data_dir, subfolder + name))):
                 return [subfolder + other for other in bare]
     return names
 
@@ -207,7 +208,7 @@ def check_photographs(data_dir, entries):
         for listed in entries.values():
             for entry in listed:
                 try:
-                    if os.path.getsize(os.path.join(data_dir, entry.path)) == 0:
+                    if os.path.getsize(find_form(os.path.join(data_dir, entry.path))) == 0:
                         faults["empty"].append(entry.path)
                 except OSError:
                     faults["missing"].append(entry.path)

@@ -11,6 +11,7 @@ from typing import Dict, List, Tuple, Union
 from common.challenge import how_to_get, json_name, where_from
 from common.files import UserError, require_file
 from common.recordio import MAX_KEY, is_writable_name
+from common.unicode_names import find_form
 
 Category = namedtuple("Category", ["id", "name", "supercategory"])
 
@@ -113,13 +114,14 @@ def _same_name(one, other):
 def find_image(data_dir, file_name, folder="test2017"):
     """Return where a photograph lies: `DIR/X`, or `DIR/test2017/X` where only that exists.
 
-    A name that leads with `test2017/` is found in `DIR` too. What is nowhere is `DIR/X`.
+    A name that leads with `test2017/` is found in `DIR` too, and each in the other Unicode form.
+    What is nowhere is `DIR/X`.
     """
     candidates = [file_name, os.path.join(folder, file_name)]
     if file_name.startswith(folder + "/"):
         candidates.append(file_name[len(folder) + 1 :])
     for candidate in candidates:
-        path = os.path.join(data_dir, candidate)
+        path = find_form(os.path.join(data_dir, candidate))
         if os.path.exists(path):
             return path
     return os.path.join(data_dir, file_name)

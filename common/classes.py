@@ -5,6 +5,7 @@ import re
 from collections import Counter
 
 from common.files import UserError, atomic_open, require_file
+from common.unicode_names import composed
 
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _MAKE_IT = "make it with: python im2rec.py --list --recursive"
@@ -65,6 +66,36 @@ def class_name(folder):
     """
     name = folder.replace(os.sep, "/").encode("utf-8", "surrogateescape")
     return name.decode("utf-8", "backslashreplace")
+
+
+def labels_by_file(path, root, folders):
+    """Return {folder: label} by a class file, and the names in it that none of the folders has.
+
+    A folder whose name is there in the other Unicode form is of that class.
+
+    Args:
+        folders: the folders below `root` that hold photographs, by their relative paths.
+
+    Raises:
+        UserError: a folder is not in the file.
+    """
+    names = read_class_names(path)
+    label_of = {composed(name): label for label, name in enumerate(names)}
+    label_of.update({name: label for label, name in enumerate(names)})
+    labels = {}
+    for folder in folders:
+        name = class_name(folder)
+        labels[folder] = label_of.get(name, label_of.get(composed(name)))
+    unknown = [folder for folder, label in labels.items() if label is None]
+    if unknown:
+        others = f" and in {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{path}: has no class for the photographs in"
+            f" {os.path.normpath(os.path.join(root, unknown[0]))!r}{others}; rename the folder,"
+            " move it out of ROOT, or add its name as the last line of the file"
+        )
+    used = set(labels.values())
+    return labels, [name for label, name in enumerate(names) if label not in used]
 
 
 def _check_names(path, names):

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from common.orientation import is_webp, turn_upright, webp_orientation
+from common.signatures import explain
+
 MAX_JPEG_SIDE = 65500  # libjpeg's
 
 _JPEG_START, _JPEG_END, _JPEG_SCAN = b"\xff\xd8", b"\xff\xd9", 0xDA
@@ -33,7 +36,8 @@ class Settings:
 def encode_image(data, settings):
     """Return the bytes to pack for the bytes of an image file.
 
-    cv2 turns the image as its EXIF orientation says (except for `color=-1`), as `cv2.imread` does.
+    The image is turned as its EXIF orientation says (except for `color=-1`), as `cv2.imread` does.
+    A WebP is turned, too, which OpenCV 4 and so MXNet's tool do not do.
 
     Raises:
         ValueError: not a whole image, or one beyond cv2's limits; says why in one line.
@@ -60,17 +64,21 @@ def decode_image(data, color=1):
     """Return the pixels (H, W[, C]) of the bytes of an image file; `color` as in `Settings`.
 
     Raises:
-        ValueError: no image that cv2 can read, or one beyond its limits.
+        ValueError: no image that cv2 can read (says what it is instead), or one beyond its limits.
     """
     if not len(data):
         raise ValueError("is empty")
     _check_claim(data)
+    webp = is_webp(data)
+    flags = color | cv2.IMREAD_IGNORE_ORIENTATION if webp else color
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), color)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ValueError(_first_line(error)) from None
     if image is None:
-        raise ValueError("is no image that cv2 can read, or is damaged")
+        raise ValueError(explain(data) or "is no image that cv2 can read, or is damaged")
+    if webp and color != cv2.IMREAD_UNCHANGED:
+        return turn_upright(image, webp_orientation(data))
     return image
 
 

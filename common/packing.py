@@ -13,6 +13,7 @@ from common.memory import keep_freed_memory
 from common.packing_run import Failure, PackingRun
 from common.progress import Progress
 from common.recordio import MAX_RECORD_BYTES, ListEntry, frame_record, pack_record, read_list
+from common.unicode_names import find_form
 
 # Results that may wait behind a slow image, for each worker: this bounds the memory.
 WINDOW = 8
@@ -118,7 +119,7 @@ def _pack_entry(root, settings, entry):
     if isinstance(label, tuple) and not settings.pack_label:
         label = label[0]
     try:
-        data = read_at_once(os.path.join(root, entry.path), MAX_RECORD_BYTES)
+        data = read_at_once(find_form(os.path.join(root, entry.path)), MAX_RECORD_BYTES)
         image = encode_image(data, settings)
         return entry.index, frame_record(pack_record(entry.index, label, image))
     except OSError as error:

@@ -225,6 +225,16 @@ def test_odd_photographs_go_through_and_what_is_replaced_is_named(encoded, tmp_p
     assert "record 2: is cut short: its end marker is missing; its neighbour" in caplog.text
 
 
+def test_a_file_of_another_kind_is_named_for_what_it_is(encoded, tmp_path, caplog):
+    page = tmp_path / "page.jpg"
+    page.write_bytes(b"<!DOCTYPE html><title>404 Not Found</title>")
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(encoded[0])
+    list(load(FileSource([str(page), str(photo)])))
+    message = "page.jpg: is a web page (HTML), not a photograph; download it again; its neighbour"
+    assert message in caplog.text
+
+
 def test_too_many_damaged_photographs_stop_the_run_with_a_list(damaged):
     with pytest.raises(UserError, match=r"2 of 21 .*--max-bad-images allows 1") as error:
         list(load(RecordSource(damaged)))
