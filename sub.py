@@ -124,8 +124,6 @@ def settle_args(args):
         named_photographs.check_flags(args)
     if args.data_val and args.set == "test":
         raise UserError("--data-val: are records to score; add --set val")
-    # What belongs to no challenge is not looked for in its JSON and lists.
-    args.challenge_dir = None if args.images or args.data_val else args.data_dir
     prefixes = args.model_prefix or [MODEL_PREFIX]
     epochs = [] if args.merge else numbers("EPOCH", args.epoch, int)
     args.networks = [(prefix, epoch) for prefix in prefixes for epoch in epochs]
@@ -160,8 +158,8 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    classes = class_table.classes_of_networks(args.model_prefix, args.challenge_dir, args.year)
-    images = open_images(args, classes.categories if classes.have_ids else None)
+    classes = class_table.classes_of_networks(args.model_prefix, args)
+    images = open_images(args, classes)
     if args.set == "test" and not classes.categories:
         read_categories(args.data_dir, args.year)  # says what is missing
     predictor = load_predictor(args)
@@ -188,23 +186,24 @@ def predict(args):
         rows.remove()
 
 
-def open_images(args, categories=None):
+def open_images(args, classes):
     """Return the `ImageSet` that is predicted: of the challenge, or of records on their own."""
     if args.data_val:
         return open_records(args.data_val)
-    return open_image_set(args.data_dir, args.set, args.year, categories)
+    known = classes.categories if classes.have_ids else None
+    return open_image_set(args.data_dir, args.set, args.year, known)
 
 
 def counted_labels(args):
     """Return the labels of the training list, which say how frequent a class is."""
-    return train_labels(args.challenge_dir) if args.challenge_dir else ()
+    return () if args.data_val else train_labels(args.data_dir)
 
 
 def name_images(args):
     """Name photographs that belong to no challenge; return the exit status."""
     source = named_photographs.find_photographs(args.images)
     args.batch_size = min(args.batch_size, len(source))
-    classes = class_table.classes_of_networks(args.model_prefix)
+    classes = class_table.classes_of_networks(args.model_prefix, args)
     predictor = load_predictor(args, source)
     categories = class_table.settle_categories(classes, predictor.num_classes, args)
     names = [category.name for category in categories]
@@ -234,12 +233,10 @@ def merge(args):
             )
     images, categories = None, class_table.numbered(category_ids)
     if args.set == "val":
-        classes = class_table.classes_of_networks(
-            args.model_prefix or [], args.challenge_dir, args.year
-        )
+        classes = class_table.classes_of_networks(args.model_prefix or [], args)
         categories = class_table.categories_of_ids(classes, category_ids, args.merge[0])
         with contextlib.suppress(UserError):  # without photographs the report is of numbers
-            images = open_images(args)
+            images = open_images(args, classes)
     finish(args, predictions, categories, images)
 
 

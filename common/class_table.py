@@ -15,6 +15,8 @@ import re
 from dataclasses import dataclass, field
 from typing import List
 
+import numpy as np
+
 from common.annotations import Category, read_annotations
 from common.class_checks import numbering_of
 from common.files import UserError, atomic_open, require_file
@@ -211,11 +213,13 @@ def settle_tables(prefixes, classes, begin_epoch):
 # --- The classes of prediction ------------------------------------------------------------------
 
 
-def classes_of_networks(prefixes, data_dir=None, year=2017):
-    """Return the `Classes` of networks: of their tables, else of the JSON of `data_dir`.
+def classes_of_networks(prefixes, args):
+    """Return the `Classes` of networks: of their tables, else of the JSON of `--data-dir`.
+
+    The JSON is left alone where the photographs belong to no challenge: `--images`, `--data-val`.
 
     Args:
-        data_dir, year: of the challenge; `data_dir` is None where the photographs belong to none.
+        args: the flags of sub.py.
 
     Raises:
         UserError: tables differ, or the JSON differs from them, or is damaged.
@@ -224,17 +228,26 @@ def classes_of_networks(prefixes, data_dir=None, year=2017):
     for other in tables[1:]:
         require_same(tables[0], other, "only networks of the same classes can be averaged")
     found = next((table for table in tables if table.have_ids), *tables[:1] or [Classes("")])
-    if data_dir is None:
+    if args.images or args.data_val:
         return found
     if found.have_ids:
         check_ids(found.source, found.categories)
-    path, categories = find_categories(data_dir, year)
+    path, categories = find_categories(args.data_dir, args.year)
     if not categories:
         return found
-    if found.categories:
-        fix = "name the folder of the training: --data-dir"
-        require_same(found, Classes(path, categories), fix)
-    return Classes(f"the JSON of {data_dir}", categories)
+    if not found.categories:
+        return Classes(f"the JSON of {args.data_dir}", categories)
+    fix = "name the folder of the training: --data-dir"
+    if found.have_ids and not os.path.basename(path).startswith("train"):
+        # Which may name fewer categories; its annotations go by their ids.
+        known = {str(category.id) for category in found.categories}
+        for category in categories:
+            if str(category.id) not in known:
+                what = f"{_described(category)} is not among the classes of {found.source}"
+                raise UserError(f"{path}: {what}; {fix}")
+        return found
+    require_same(found, Classes(path, categories), fix)
+    return Classes(path, categories)
 
 
 def settle_categories(classes, num_classes, args):
@@ -277,7 +290,7 @@ def categories_of_ids(classes, ids, path):
 
 def numbered(ids):
     """Return categories that are named by their ids."""
-    return [Category(int(number), str(number), "") for number in ids]
+    return [Category(number, str(number), "") for number in np.asarray(ids).tolist()]
 
 
 def _with_ids(classes):

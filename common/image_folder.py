@@ -54,6 +54,27 @@ def list_images(root, recursive=False, extensions=EXTENSIONS, class_file=None, r
     return entries, labels if recursive else {}
 
 
+def image_paths(root, report):
+    """Return the paths of all images in a folder and below it, whatever OpenCV reads.
+
+    `report` is called with each line about what is passed over.
+
+    Raises:
+        UserError: there is no image.
+    """
+    extensions = EXTENSIONS + _FURTHER_EXTENSIONS
+    found = walk(root, True, extensions)
+    if not found.images:
+        raise _no_image(root, found, extensions)
+    for line in _passed_over(found, extensions):
+        report(f"{root}: {line}")
+    return [
+        os.path.join(root, join(folder, name))
+        for folder, names in found.images.items()
+        for name in names
+    ]
+
+
 def parse_extensions(texts):
     """Return the endings that are meant by `.JPG`, `jpg` or `.jpg,.png`.
 

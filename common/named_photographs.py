@@ -1,6 +1,7 @@
 """Photographs that belong to no challenge, and the names that a network gives them."""
 
 import csv
+import logging
 import os
 from dataclasses import dataclass
 from typing import List
@@ -9,7 +10,7 @@ import numpy as np
 
 from common import page
 from common.files import UserError, atomic_open, read_at_once, replacing, require_file
-from common.image_folder import list_images
+from common.image_folder import image_paths
 from common.loader import FileSource
 from common.metrics import top_k
 from common.progress import Progress
@@ -21,7 +22,6 @@ SHOWN_ON_TERMINAL = 20  # photographs; a file and a page name more of them
 SHOWN_ON_PAGE = 200  # of 15 kB each
 PLACES_ON_TERMINAL = 3
 COMMON_NAMES = 20
-ENDINGS = (".jpeg", ".jpg", ".png", ".webp", ".tif", ".tiff", ".bmp")
 
 
 @dataclass
@@ -64,8 +64,7 @@ def find_photographs(paths):
     found = []
     for path in paths:
         if os.path.isdir(path):
-            entries, _ = list_images(path, recursive=True, extensions=ENDINGS)
-            found += [os.path.join(path, entry.path) for entry in entries]
+            found += image_paths(path, report=logging.warning)
         else:
             found.append(require_file(path, "name photographs, or a folder of them"))
     return FileSource(dict.fromkeys(found))

@@ -1,7 +1,6 @@
 """Pictures and pages to look at: learning curves, and the report on the validation set."""
 
 import csv
-import html
 import io
 import math
 import os
@@ -168,7 +167,8 @@ def _photographs(scores, predictions, categories, images):
                 predictions.ranked[row, :3], predictions.probabilities[row, :3]
             )
         )
-        image_id = html.escape(str(predictions.ids[row]))
-        caption = f"{page.span(true, 'true')}<br>{guesses}<br>image {image_id}"
-        figures.append(page.figure(thumbnail, true, caption))
+        image_id = page.span(f"image {predictions.ids[row]}", "file")
+        figures.append(
+            page.figure(thumbnail, true, f"{page.span(true, 'true')}<br>{guesses}<br>{image_id}")
+        )
     return page.photographs("Worst mistakes: wrong, and sure of it", figures)
