@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every benchmark with its peers, then makes the README's tables and charts of the results.
 #
-#   sh benchmarks/run.sh          about 75 minutes on two cores, which should have nothing else to do
+#   sh benchmarks/run.sh          about 90 minutes on two cores, which should have nothing else to do
 #   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      PyTorch takes its turns, too
@@ -24,7 +24,8 @@ sh setup.sh
 here=.
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"
-"$python" -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/sample.txt
+"$python" -m pip install --quiet --disable-pip-version-check --no-deps \
+    -r requirements/sample.txt -r requirements/test-photographs.txt
 [ -n "${TORCH_PYTHON:-}" ] ||
     echo "TORCH_PYTHON is not set: PyTorch is left out of feeding, training and submission"
 
@@ -38,7 +39,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 12: %s' "$number" "$what"
+    printf '\n== %s of 13: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -58,6 +59,7 @@ measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the way of 2017, PyTorch" submission
 measure 3 "time and memory of merging five networks of the whole challenge" merge
 measure 35 "what the network learns on the sample, with several seeds" learning
+measure 15 "what correcting the momentum at a step of the rate gains, five seeds" momentum
 
 printf '\n== The tables and charts\n'
 "$python" -m benchmarks.tables $quick || failed="$failed, tables"

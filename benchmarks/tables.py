@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, plan
+from benchmarks import charts, momentum, plan
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -39,6 +39,7 @@ COMMANDS = {  # what is typed for a result, and begins its footnote
     "merge": "python -m benchmarks.merge",
     "scaling": "python -m benchmarks.scaling",
     "learning": "python -m benchmarks.learning",
+    "momentum": "python -m benchmarks.momentum",
 }
 INSTRUCTIONS = {
     "avx2": "AVX2",
@@ -179,6 +180,28 @@ def learning_table(results, sources):
     return table
 
 
+def momentum_table(results, sources):
+    """A row a rule, and one of the differences between the two runs of a seed."""
+    runs = results["momentum"]["runs"]
+    rows = []
+    for rule, words in momentum.RULES.items():
+        top1, loss = (momentum.score(runs, rule, name) for name in momentum.SCORES)
+        rows.append([words, len(runs), *_scores(top1, loss)])
+    gains = [momentum.gains(runs, name) for name in momentum.SCORES]
+    rows.append(
+        ["gained, seed by seed", "", *_scores(*map(momentum.mean_and_deviation, gains), "+")]
+    )
+    table = markdown(["what", "seeds", "val top-1, %", "val loss"], rows)
+    each = ", ".join(f"{100 * gain:+.1f}" for gain in gains[0])
+    return f"{table}\n\nTop-1 gained in each seed, in points: {each}."
+
+
+def _scores(top1, loss, sign=""):
+    """The cells of an accuracy and a loss, each with its standard deviation."""
+    top1 = [100 * value for value in top1]
+    return f"{top1[0]:{sign}.1f} ± {top1[1]:.1f}", f"{loss[0]:{sign}.3f} ± {loss[1]:.3f}"
+
+
 def profile_table(results, sources):
     """A row a group of operators: milliseconds of a step, and how many times as fast ours is."""
     first, *ours = results["training_profile"]["milliseconds"].items()
@@ -224,6 +247,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it i
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
     "learning": (learning_table, charts.draw_learning, ["learning"]),
+    "momentum": (momentum_table, None, ["momentum"]),
     "rates": (plan.rates_table, None, ["scaling", "lists", "merge"]),
     "plan": (plan.plan_table, None, ["scaling"]),
 }

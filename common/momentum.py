@@ -1,10 +1,10 @@
 """Momentum correction: a velocity that holds the learning rate follows it when it changes.
 
 MXNet's SGD keeps `velocity = momentum * velocity - rate * gradient` and adds it to the weight. Past
-gradients therefore go on at the rate that they came with: after a step of the rate by 0.1 the old
-velocity is ten times as large as the new gradients. Goyal et al. 2017 (arXiv:1706.02677, section 3)
-multiply the velocity with `new rate / old rate` whenever the rate changes. The update is then that
-of the usual rule, `velocity = momentum * velocity + gradient`, `weight -= rate * velocity`.
+gradients therefore go on at the rate that they came with: after a step of the rate by 0.1 they
+count ten times as much as the new ones. Goyal et al. 2017 (arXiv:1706.02677, section 3) multiply
+the velocity with `new rate / old rate` whenever the rate changes. The update is then that of the
+usual rule, `velocity = momentum * velocity + gradient` and `weight -= rate * velocity`.
 
 | optimizer of MXNet | its velocity holds the rate |
 | --- | --- |

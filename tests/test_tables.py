@@ -59,6 +59,20 @@ def test_accuracies_are_told_with_mean_and_deviation_over_the_seeds():
     assert row in tables.make_table("learning", results)
 
 
+def test_the_gain_of_the_momentum_is_that_between_the_two_runs_of_a_seed():
+    seeds = {
+        str(seed): {
+            "1": {"val_top1": top1, "val_loss": 1.0},
+            "0": {"val_top1": 0.5, "val_loss": 1.25},
+        }
+        for seed, top1 in ((0, 0.6), (1, 0.5))
+    }
+    table = tables.make_table("momentum", {"momentum": {"runs": seeds, "machine": MACHINE}})
+    assert "`--momentum-correction 1`) | 2 | 55.0 ± 7.1 | 1.000 ± 0.000 |" in table
+    assert "| gained, seed by seed |  | +5.0 ± 7.1 | -0.250 ± 0.000 |" in table
+    assert "in each seed, in points: +10.0, +0.0." in table
+
+
 @pytest.mark.parametrize(
     ("machines", "cores", "network", "slowest", "rate"),
     [

@@ -1,0 +1,157 @@
+"""What a velocity that follows a step of the rate gains: the same training with it and without.
+
+    python -m benchmarks.momentum                   about 15 minutes on two cores
+    python -m benchmarks.momentum --seeds 0,1
+    python -m benchmarks.momentum --quick           one seed, two epochs of fewer pictures
+
+The pictures: small grey pieces of ten photographs that scikit-image carries (public domain or CC0);
+the class is the photograph. The 1,200 pieces for training are of its left part, the 600 for
+validation of its right part. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64 pixels: 4
+epochs of SGD, rate 0.02, momentum 0.9, a step of 0.1 before the last one.
+
+Up to the step both runs of a seed are the same, to the bit, so it is trained once: the last epoch
+then goes on from there, once with each rule. The seed chooses the order of the pictures, their
+augmentation and the new weights. Adds to benchmarks/results/momentum.json, seed by seed.
+"""
+
+import csv
+import importlib.util
+import os
+import statistics
+import tempfile
+
+import cv2
+import numpy as np
+
+from benchmarks.compare import make_parser, read_result, write_result
+from benchmarks.learning import call, import_network
+from benchmarks.made_up import encode, write_records
+from common.files import UserError
+from common.script import run_script
+
+PHOTOGRAPHS = [
+    *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png"),
+    *("grass.png", "gravel.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg"),
+]
+PIECES = {"train": 120, "val": 60}  # of each photograph
+SIDE = 72  # pixels of a picture
+NOISE = 6  # standard deviation, of 255
+SCORES = ("val_top1", "val_loss")  # columns of the log
+
+RULES = {  # the value of --momentum-correction, and the rule in words
+    "1": "the velocity follows the rate (`--momentum-correction 1`)",
+    "0": "MXNet's rule (`--momentum-correction 0`)",
+}
+
+
+def main():
+    args = parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        network = import_network(folder)
+        write_pictures(folder, args.quick)
+        for seed in args.seeds:
+            runs = measure(seed, folder, network, epochs=2 if args.quick else 4)
+            keep(seed, runs, args.quick)
+            print(f"seed {seed}: {describe(runs)}", flush=True)
+    show(read_result("momentum", args.quick)["runs"])
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="default: %(default)s")
+    args = parser.parse_args()
+    args.seeds = [0] if args.quick else [int(seed) for seed in args.seeds.split(",")]
+    return args
+
+
+def write_pictures(folder, quick):
+    """Write train.rec and val.rec."""
+    found = importlib.util.find_spec("skimage")
+    if found is None:
+        raise UserError(
+            "the photographs are not installed; run: python -m pip install --no-deps"
+            " -r requirements/test-photographs.txt"
+        )
+    paths = [os.path.join(os.path.dirname(found.origin), "data", name) for name in PHOTOGRAPHS]
+    photographs = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths]
+    for part, count in PIECES.items():
+        rng = np.random.default_rng(len(part))
+        labels = list(range(len(photographs))) * (count // 10 if quick else count)
+        pictures = [encode(cut_piece(photographs[label], part, rng)) for label in labels]
+        write_records(os.path.join(folder, part), pictures, labels)
+
+
+def cut_piece(photograph, part, rng):
+    """Return a random piece of the part, enlarged to `(SIDE, SIDE)`, with noise in it."""
+    height, width = photograph.shape
+    side = int(rng.integers(24, 56))
+    border = width * 3 // 5
+    top = rng.integers(0, height - side)
+    left = rng.integers(0, border - side) if part == "train" else rng.integers(border, width - side)
+    piece = photograph[top : top + side, left : left + side].astype(np.float32)
+    piece += rng.normal(0, NOISE, piece.shape).astype(np.float32)
+    piece = cv2.resize(piece, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
+    return np.clip(piece, 0, 255).astype(np.uint8)
+
+
+def measure(seed, folder, network, epochs):
+    """Train one seed up to the step, and from there with each rule; return `{rule: scores}`."""
+    prefix, step = os.path.join(folder, f"seed-{seed}"), str(epochs - 1)
+    flags = f"""--data-train {folder}/train.rec --data-val {folder}/val.rec --num-classes 10
+        --pretrained-model {network} --model-prefix {prefix} --gpus cpu --seed {seed}
+        --image-shape 3,64,64 --batch-size 16 --lr 0.02 --mom 0.9 --lr-step-epochs {step}
+        --initial-validation 0""".split()
+    call("fine-tune.py", *flags, "--num-epochs", step)
+    runs = {}
+    for rule in RULES:
+        way_on = ["--load-epoch", step, "--num-epochs", str(epochs)]
+        call("fine-tune.py", *flags, *way_on, "--momentum-correction", rule)
+        with open(f"{prefix}-log.csv", newline="", encoding="utf-8") as stream:
+            *_, before, last = csv.DictReader(stream)
+        runs[rule] = {name: float(last[name]) for name in SCORES}
+        runs[rule]["val_top1_before_the_step"] = float(before["val_top1"])
+    return runs
+
+
+def keep(seed, runs, quick):
+    """Add a seed to the results, in the place of an earlier one."""
+    kept = read_result("momentum", quick).get("runs", {})
+    kept[str(seed)] = runs
+    write_result("momentum", {"runs": kept}, quick)
+
+
+def describe(runs):
+    return ", ".join(
+        f"--momentum-correction {rule}: {100 * run['val_top1']:.1f} %, loss {run['val_loss']:.3f}"
+        for rule, run in runs.items()
+    )
+
+
+def score(runs, rule, name):
+    """Return (mean, standard deviation) of a rule's score over the seeds."""
+    return mean_and_deviation([seed[rule][name] for seed in runs.values()])
+
+
+def gains(runs, name):
+    """Return what the correction adds to a score, seed by seed."""
+    return [seed["1"][name] - seed["0"][name] for seed in runs.values()]
+
+
+def mean_and_deviation(values):
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def show(runs):
+    """Print a line a rule, and one of the differences between the two runs of a seed."""
+    lines = {w: [score(runs, rule, name) for name in SCORES] for rule, w in RULES.items()}
+    lines["gained, seed by seed"] = [mean_and_deviation(gains(runs, name)) for name in SCORES]
+    print(f"\n{'':58s} {'val top-1':>16s} {'val loss':>16s}")
+    for words, (top1, loss) in lines.items():
+        print(
+            f"{words:58s} {100 * top1[0]:6.1f} % +- {100 * top1[1]:4.1f}"
+            f" {loss[0]:7.3f} +- {loss[1]:.3f}"
+        )
+
+
+if __name__ == "__main__":
+    run_script(main)
