@@ -20,8 +20,11 @@ case ${1:-} in
 esac
 cd "$(dirname "$0")"
 venv=${VENV:-.venv}
-old=$venv.old
+venv=${venv%/}
+old=$venv.old       # the environment of before, while a new one is made in its place
+trash=$venv.discard # what is being removed: nothing under this name is ever used
 stamp=$venv/setup-stamp
+lock=.tmp-setup-lock
 
 say() {
     echo "setup.sh: $*" >&2
@@ -102,7 +105,7 @@ find_python() {
         earlier=$(sed -n 's/^home = //p' "$venv/pyvenv.cfg")/python3
     fi
     for candidate in "${PYTHON:-}" "$earlier" python3 python3.11 python3.12 python3.10 python3.9 python3.8 \
-        python "$HOME"/.pyenv/versions/3.*/bin/python /usr/local/bin/python3.* /opt/python*/bin/python3; do
+        python "${HOME:-}"/.pyenv/versions/3.*/bin/python /usr/local/bin/python3.* /opt/python*/bin/python3; do
         if fits "$candidate"; then
             echo "$candidate"
             return
@@ -119,7 +122,8 @@ python_version() {
 
 # The stamp says what $venv was made from: "WHEEL SUM-OF-REQUIREMENTS PYTHON STATE". It is written
 # when everything is installed (STATE: installed) and again when MXNet has computed (works); before
-# that the folder counts for nothing.
+# that the folder counts for nothing. The environment of before stays as $old until the new one is
+# proven, so that a run may be killed at any moment: the next one goes on with what is whole.
 read_stamp() {
     made_wheel='' made_sum='' made_python='' state=''
     if [ -f "$stamp" ] && [ -x "$venv/bin/python" ]; then
@@ -138,11 +142,31 @@ is_as_wanted() {
     [ "$made_wheel $made_sum $made_python" = "$wheel $(sum_of "$wheel") ${python:-$made_python}" ]
 }
 
+# Remove a folder under a name that counts for nothing, as half of it may remain.
+discard() {
+    rm -rf "$trash"
+    mv "$1" "$trash"
+    rm -rf "$trash"
+}
+
 # Leave the environment as it was: half of a new one is worth nothing.
 put_back() {
-    rm -rf "$venv"
+    if [ -e "$venv" ]; then
+        discard "$venv"
+    fi
     if [ -d "$old" ]; then
         mv "$old" "$venv"
+    fi
+}
+
+# Tidy up behind a run that was killed outright.
+recover() {
+    rm -rf "$trash"
+    rmdir "$venv" 2>/dev/null || true # made, and nothing in it yet
+    read_stamp
+    if [ -z "$state" ] && [ -d "$old" ]; then
+        put_back
+        read_stamp
     fi
 }
 
@@ -160,7 +184,7 @@ install() {
         say "$venv is in use for $made_wheel and Python $made_python; another wheel, interpreter" \
             "or requirements/ are wanted: remaking it"
     elif [ -e "$stamp" ]; then
-        rm -rf "$venv" # half of one
+        discard "$venv" # half of one
     elif [ -e "$venv" ]; then
         give_up "$venv is there and was not made by setup.sh: move it away, or name another" \
             "folder: VENV=.venv-mxnet sh setup.sh"
@@ -172,11 +196,12 @@ install() {
     fi
     say "making $venv with $("$interpreter" --version 2>&1) and requirements/$wheel.txt"
     if [ -e "$venv" ]; then
+        if [ -d "$old" ]; then
+            discard "$old" # a run was killed before it had proven the one that is here
+        fi
         mv "$venv" "$old"
     fi
-    trap put_back EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' HUP TERM
+    is_half=yes
     mkdir -p "$venv"
     echo "unfinished" >"$stamp"
     "$interpreter" -m venv "$venv" ||
@@ -185,8 +210,7 @@ install() {
     take_headless_opencv
     rm -f "$venv/pip.log"
     echo "$wheel $(sum_of "$wheel") $(python_version "$interpreter") installed" >"$stamp"
-    trap - EXIT INT HUP TERM
-    rm -rf "$old"
+    is_half=''
     read_stamp
 }
 
@@ -242,8 +266,69 @@ print("setup.sh: MXNet", mx.__version__, "works", file=sys.stderr)
 END
 }
 
+# ---- One run at a time --------------------------------------------------------------------------
+
+# demo.sh and tests/run.sh both call this. The lock of `flock` ends with its process; without flock
+# (macOS, BSD) it is a link to the number of the process.
+wait_for_turn() {
+    if command -v flock >/dev/null; then
+        exec 9>>"$lock"
+        flock -n 9 || { say "waiting for another run of setup.sh" && flock 9; }
+    elif ln -s "$$" "$lock.$$" 2>/dev/null; then
+        rm -f "$lock.$$"
+        take "$lock.pid"
+    else
+        say "no flock here, and no links in this folder: two runs at once are not kept apart"
+    fi
+}
+
+# Take the lock $1. Where its process is dead, the next holder is whoever takes the lock named after
+# that process, so that of several runs that wait only one replaces it.
+take() {
+    until ln -s "$$" "$1" 2>/dev/null; do
+        set -- "$1" "$(readlink "$1")"
+        if [ -z "$2" ]; then # it was given back this moment
+            sleep 1
+        elif is_running "$2"; then
+            [ -n "$waited" ] || say "waiting for another run of setup.sh, process $2"
+            waited=yes
+            sleep 1
+        elif take "$1.$2" && [ "$(readlink "$1")" = "$2" ]; then
+            mv -f "$1.$2" "$1"
+            return
+        else
+            rm -f "$1.$2"
+        fi
+    done
+}
+
+# Is this the number of a setup.sh? A dead one's may have passed on to another process.
+is_running() {
+    if ! command -v ps >/dev/null; then
+        kill -0 "$1" 2>/dev/null
+        return
+    fi
+    case $(ps -p "$1" -o args= 2>/dev/null) in
+    *setup.sh*) return 0 ;;
+    *) return 1 ;;
+    esac
+}
+
+finish() {
+    if [ -n "$is_half" ]; then
+        put_back
+    fi
+    if [ "$(readlink "$lock.pid" 2>/dev/null)" = "$$" ]; then
+        rm "$lock.pid"
+    fi
+}
+
 # ---- The run ------------------------------------------------------------------------------------
 
+if [ $# -gt 1 ]; then
+    say "$*: more than one argument; see: sh setup.sh --help"
+    exit 2
+fi
 wheel=${1:-}
 if [ "$wheel" = --detect ]; then
     detect
@@ -265,15 +350,12 @@ if [ -n "${PYTHON:-}" ]; then
     python=$(python_version "$PYTHON")
 fi
 
-# One run at a time: demo.sh and tests/run.sh both call this.
-if command -v flock >/dev/null; then
-    exec 9>".tmp-setup-lock"
-    flock -n 9 || { say "waiting for another run of setup.sh" && flock 9; }
-fi
-if [ -d "$old" ]; then # a run was killed outright
-    put_back
-fi
-read_stamp
+is_half='' waited=''
+wait_for_turn
+trap finish EXIT
+trap 'exit 130' INT
+trap 'exit 143' HUP TERM
+recover
 wheel=${wheel:-${made_wheel:-$(detect)}}
 if ! is_as_wanted; then
     install
@@ -283,6 +365,12 @@ if [ "$state" != works ]; then
         echo "$made_wheel $made_sum $made_python works" >"$stamp.new"
         mv "$stamp.new" "$stamp"
     elif [ "$wheel" = cpu ]; then
+        if [ -d "$old" ]; then
+            put_back
+        fi
         exit 1
     fi # a GPU's wheel may be installed where there is none, into the image of a container
+fi
+if [ -d "$old" ]; then
+    discard "$old"
 fi

@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 import zipfile
 
 import pytest
@@ -37,7 +38,10 @@ def repository(tmp_path):
 
 
 def start(repository, *arguments, **environ):
-    """Start setup.sh; without a word in `environ`, no package index can be reached."""
+    """Start setup.sh; without a word in `environ`, no package index can be reached.
+
+    What is None in `environ` is not set.
+    """
     no_network = {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_FIND_LINKS": "",
@@ -47,9 +51,10 @@ def start(repository, *arguments, **environ):
     }
     drop = ("VENV", "PYTHON", "LD_LIBRARY_PATH")
     kept = {name: value for name, value in os.environ.items() if name not in drop}
+    settings = {**kept, **no_network, **environ}
     return subprocess.Popen(
         ["sh", str(repository / "setup.sh"), *arguments],
-        env={**kept, **no_network, **environ},
+        env={name: value for name, value in settings.items() if value is not None},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         encoding="utf-8",
@@ -112,8 +117,14 @@ def test_an_unknown_wheel_is_refused(repository):
     assert (status, last_line) == (2, "setup.sh: cu999: not one of cpu, cu117, cu80, --detect")
 
 
+def test_more_than_one_argument_is_refused(repository):
+    status, _, last_line = setup(repository, "cpu", "extra")
+    assert status == 2 and last_line.startswith("setup.sh: cpu extra: more than one argument")
+    assert not (repository / ".venv").exists()
+
+
 def test_a_python_that_mxnet_has_no_wheel_for_is_refused(repository):
-    status, _, last_line = setup(repository, "cpu", PYTHON="/bin/false")
+    status, _, last_line = setup(repository, "cpu", PYTHON=shutil.which("false"))
     assert status == 2 and "not a Python 3.8 to 3.12" in last_line
 
 
@@ -127,7 +138,7 @@ def pretend_environment(repository, stamp):
     """Make what looks like an environment, with a file that tells it from another one."""
     folder = repository / ".venv"
     (folder / "bin").mkdir(parents=True)
-    (folder / "bin" / "python").symlink_to("/bin/true")
+    (folder / "bin" / "python").symlink_to(shutil.which("true"))
     (folder / "pyvenv.cfg").write_text("home = /nowhere\n")
     (folder / "here-before").write_text("")
     if stamp:
@@ -203,6 +214,196 @@ def test_a_bare_server_gets_the_headless_opencv_and_the_name_of_the_missing_pack
     _, errors = process.communicate()
     assert "taking opencv-python-headless 4.10.0.84 instead" in errors
     assert process.returncode == 1 and "apt-get install libgomp1" in errors.splitlines()[-1]
+
+
+# A Python that makes an environment of a few files, each a line of $FILLING, and three tools that
+# do what they are called for. All of them end everything at the step with the number $KILL_AT.
+STEP = """
+step() {
+    echo >>"$STEPS"
+    [ "$(wc -l <"$STEPS")" -ne "${KILL_AT:-0}" ] || kill -9 0
+}
+"""
+FAKE_PYTHON = """#!/bin/sh
+. "$FAKES/step.sh"
+case $* in
+*'sys.version_info[:2]'*) echo 3.11 ;;
+'-m venv '*)
+    step
+    mkdir "$3/bin"
+    cp "$0" "$3/bin/python"
+    echo 'home = /nowhere' >"$3/pyvenv.cfg"
+    ;;
+*' install '*)
+    echo pip >>"$STEPS.pip"
+    [ ! -p "$FAKES/wait" ] || cat "$FAKES/wait"
+    [ "$FILLING" != none ] || exit 1
+    for file in a b c; do
+        step
+        echo "$FILLING" >"$(dirname "$0")/../$file"
+    done
+    ;;
+-) step; [ "$FILLING" != 'does not start' ] ;;
+esac
+"""
+FAKE_TOOL = """#!/bin/sh
+. "$FAKES/step.sh"
+for path in "$@"; do
+    if [ -d "$path" ] && [ NAME = rm ]; then
+        for file in "$path"/*; do step; REAL -rf "$file"; done
+    fi
+done
+step
+exec REAL "$@"
+"""
+TOOLS = "sh cat cksum tr sed grep awk wc rm mv mkdir rmdir ln readlink cp dirname sleep ps uname"
+
+
+@pytest.fixture
+def fakes(tmp_path, repository):
+    """Settings for `start` under which an environment is made in a moment; no flock is here."""
+    folder = tmp_path / "fakes"
+    folder.mkdir()
+    for name in filter(shutil.which, TOOLS.split()):
+        (folder / name).symlink_to(shutil.which(name))
+    (folder / "step.sh").write_text(STEP)
+    for name in ("rm", "mv", "mkdir"):
+        (folder / name).unlink()
+        text = FAKE_TOOL.replace("NAME", name).replace("REAL", shutil.which(name))
+        (folder / name).write_text(text)
+    (folder / "python3").write_text(FAKE_PYTHON)
+    for name in ("rm", "mv", "mkdir", "python3"):
+        (folder / name).chmod(0o755)
+    settings = {"PATH": str(folder), "FAKES": str(folder), "STEPS": str(folder / "steps")}
+    return {**settings, "FILLING": "first"}
+
+
+def filling(repository):
+    """What the environment is filled with; fails where it is not whole."""
+    folder = repository / ".venv"
+    assert (folder / "setup-stamp").read_text().split()[-1] in ("installed", "works")
+    assert (folder / "bin" / "python").exists()
+    (text,) = {(folder / name).read_text() for name in "abc"}
+    return text.strip()
+
+
+def environments(repository):
+    return sorted(name for name in os.listdir(repository) if name.startswith(".venv"))
+
+
+def ask_for_another(repository):
+    with open(repository / "requirements" / "common.txt", "a") as stream:
+        stream.write("# changed\n")
+
+
+def test_a_run_killed_at_any_step_leaves_the_old_environment_or_the_new_one(repository, fakes):
+    setup(repository, "cpu", **fakes)
+    shutil.copytree(repository, repository.parent / "before", symlinks=True)
+    left, step, status = [], 0, None
+    while status != 0:
+        step += 1
+        shutil.rmtree(repository)
+        shutil.copytree(repository.parent / "before", repository, symlinks=True)
+        ask_for_another(repository)
+        os.remove(fakes["STEPS"])
+        status, _, _ = setup(repository, **{**fakes, "FILLING": "second", "KILL_AT": str(step)})
+        if status != 0:
+            assert status == -signal.SIGKILL
+            setup(repository, **{**fakes, "FILLING": "none"})  # which can install nothing
+        left.append(filling(repository))
+        assert environments(repository) == [".venv"]
+    assert left == sorted(left) and set(left) == {"first", "second"}
+    assert step > 10
+
+
+def test_a_run_killed_while_it_tidies_up_is_tidied_up_behind(repository, fakes):
+    """The first run is killed half-way, the second at each of its steps."""
+    step, status = 0, None
+    while status != 0:
+        step += 1
+        shutil.rmtree(repository / ".venv", ignore_errors=True)
+        for kill_at in (5, step):
+            open(fakes["STEPS"], "w").close()
+            settings = {**fakes, "KILL_AT": str(kill_at)}
+            status, _, _ = setup(repository, "cpu", **settings)
+        if status != 0:
+            assert setup(repository, "cpu", **fakes)[0] == 0
+        assert filling(repository) == "first"
+    assert step > 5
+
+
+def test_an_environment_that_does_not_start_does_not_replace_one_that_does(repository, fakes):
+    setup(repository, "cpu", **fakes)
+    ask_for_another(repository)
+    assert setup(repository, **{**fakes, "FILLING": "does not start"})[0] == 1
+    assert filling(repository) == "first"
+    assert setup(repository, **{**fakes, "FILLING": "second"})[0] == 0
+    assert filling(repository) == "second"
+
+
+def test_a_user_without_a_home_is_served(repository, fakes):
+    assert setup(repository, "cpu", **{**fakes, "HOME": None})[0] == 0
+    assert filling(repository) == "first"
+
+
+def begin_and_wait(repository, fakes):
+    """Start a run that waits in pip until something is written into the pipe that is returned."""
+    pipe = os.path.join(fakes["FAKES"], "wait")
+    os.mkfifo(pipe)
+    process = start(repository, "cpu", **fakes)
+    while not os.path.exists(fakes["STEPS"] + ".pip"):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process, pipe
+
+
+def num_installed(fakes):
+    with open(fakes["STEPS"] + ".pip") as stream:
+        return len(stream.readlines())
+
+
+def test_without_flock_a_second_run_waits_for_the_first(repository, fakes):
+    first, pipe = begin_and_wait(repository, fakes)
+    second = start(repository, "cpu", **fakes)
+    line = second.stderr.readline()
+    assert line == f"setup.sh: waiting for another run of setup.sh, process {first.pid}\n"
+    with open(pipe, "w"):
+        os.remove(pipe)
+    for process in (first, second):
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert num_installed(fakes) == 1 and filling(repository) == "first"
+
+
+def test_without_flock_a_killed_run_holds_up_nobody(repository, fakes):
+    first, pipe = begin_and_wait(repository, fakes)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    os.remove(pipe)
+    assert (repository / ".tmp-setup-lock.pid").is_symlink()
+    assert setup(repository, "cpu", **fakes)[0] == 0
+    assert environments(repository) == [".venv"]
+    assert not (repository / ".tmp-setup-lock.pid").is_symlink()
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="only ps says what a process is")
+def test_without_flock_another_process_of_that_number_holds_up_nobody(repository, fakes):
+    (repository / ".tmp-setup-lock.pid").symlink_to(str(os.getpid()))
+    assert setup(repository, "cpu", **fakes)[0] == 0
+
+
+def test_without_flock_one_of_many_takes_the_lock_of_a_killed_run(repository, fakes):
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    (repository / ".tmp-setup-lock.pid").symlink_to(str(dead.pid))
+    # And the run that was to replace it was killed before it had done so.
+    (repository / f".tmp-setup-lock.pid.{dead.pid}").symlink_to(str(dead.pid))
+    runs = [start(repository, "cpu", **fakes) for _ in range(6)]
+    for run in runs:
+        run.communicate(timeout=60)
+        assert run.returncode == 0
+    assert num_installed(fakes) == 1 and filling(repository) == "first"
+    assert not [name for name in os.listdir(repository) if name.startswith(".tmp")]
 
 
 @pytest.mark.slow
