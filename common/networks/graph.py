@@ -63,7 +63,7 @@ class Builder:
         if named:
             raise ValueError(f"{op} has no inputs {', '.join(named)}")
         entry = self._append(op, name, attrs, inputs)
-        _initialise_inputs(self._nodes[entry.node], self._nodes)
+        initialise_inputs(self._nodes[entry.node], self._nodes)
         _count_writes(self._nodes[entry.node], self._nodes)
         return entry
 
@@ -77,17 +77,15 @@ class Builder:
         return f"{hint}{number}"
 
     def copy_of(self, graph):
-        """Add all nodes of a graph and return the entry of its first head."""
+        """Add all nodes of a graph and return the entry of its only head."""
         start = len(self._nodes)
-        for node in graph["nodes"]:
-            inputs = [[source[0] + start, *source[1:]] for source in node["inputs"]]
-            self._nodes.append({**node, "inputs": inputs})
-        node, output, version = graph["heads"][0]
+        self._nodes += [_shifted(node, start) for node in graph["nodes"]]
+        ((node, output, version),) = graph["heads"]
         return Entry(node + start, output, version)
 
     def graph(self, *heads):
         """Return the graph of all that the heads need, in MXNet's order: depth first."""
-        return _assemble(self._nodes, heads)
+        return assemble(self._nodes, heads)
 
     def _append(self, op, name, attrs, inputs):
         node = {"op": op, "name": name}
@@ -98,28 +96,27 @@ class Builder:
         return Entry(len(self._nodes) - 1, 0, 0)
 
 
-def _initialise_inputs(node, nodes):
-    """Say at the variables that `node` reads how MXNet would initialise them."""
+def initialise_inputs(node, nodes):
+    """Note at the variables that `node` reads how MXNet would initialise them."""
     for position, source in enumerate(node["inputs"]):
         variable = nodes[source[0]]
         value = signatures.initial_value(node["op"], position)
         if variable["op"] == "null" and value:
             variable.setdefault("attrs", {}).setdefault("__init__", value)
-            variable["inputs"] = variable.pop("inputs")  # stays the last
 
 
 def _count_writes(node, nodes):
     """Give the entries that `node` takes the versions of their variables, of states a new one."""
+    states = signatures.state_positions(node["op"])
     for position, source in enumerate(node["inputs"]):
         variable = nodes[source[0]]
-        if variable["op"] != "null":
-            continue
-        if position in signatures.state_positions(node["op"]):
-            variable["version"] = variable.get("version", 0) + 1
-        source[2] = variable.get("version", 0)
+        if variable["op"] == "null":
+            if position in states:
+                variable["version"] = variable.get("version", 0) + 1
+            source[2] = variable.get("version", 0)
 
 
-def _assemble(nodes, heads):
+def assemble(nodes, heads, version=MXNET_VERSION):
     """Return the graph of the nodes that `heads` need, each behind its inputs, depth first."""
     order, number, pending = [], {}, [head[0] for head in reversed(heads)]
     while pending:
@@ -133,23 +130,7 @@ def _assemble(nodes, heads):
         if index not in number:
             number[index] = len(order)
             order.append(index)
-    return _complete(
-        [_renumbered(nodes[i], number) for i in order],
-        [[number[node], output, version] for node, output, version in heads],
-    )
-
-
-def _renumbered(node, number):
-    node = {**node, "inputs": [[number[s[0]], *s[1:]] for s in node["inputs"]]}
-    if "attrs" in node:
-        node["attrs"] = dict(node["attrs"])
-    if "control_deps" in node:
-        node["control_deps"] = [number[i] for i in node["control_deps"]]
-    return node
-
-
-def _complete(nodes, heads, version=MXNET_VERSION):
-    """Return the graph with what follows from its nodes."""
+    nodes = [_renumbered(nodes[i], number) for i in order]
     ends = [0]
     for node in nodes:
         outputs = signatures.num_outputs(node["op"], node.get("attrs", {}), version)
@@ -158,6 +139,128 @@ def _complete(nodes, heads, version=MXNET_VERSION):
         "nodes": nodes,
         "arg_nodes": [i for i, node in enumerate(nodes) if node["op"] == "null"],
         "node_row_ptr": ends,
-        "heads": heads,
+        "heads": [[number[head[0]], *head[1:]] for head in heads],
         "attrs": {"mxnet_version": ["int", version]},
     }
+
+
+def _renumbered(node, number):
+    """Return a copy of a node whose inputs have new numbers."""
+    copy = {"op": node["op"], "name": node["name"]}
+    if node.get("attrs"):
+        copy["attrs"] = dict(node["attrs"])
+    copy["inputs"] = [[number[source[0]], *source[1:]] for source in node["inputs"]]
+    if node.get("control_deps"):
+        copy["control_deps"] = [number[i] for i in node["control_deps"]]
+    copy.update({key: node[key] for key in ("subgraphs", "version") if node.get(key)})
+    return copy
+
+
+# --- Questions -----------------------------------------------------------------------------------
+
+
+def arguments(graph):
+    """Return the names of the variables that no operator writes to: data, labels, parameters."""
+    states = _state_nodes(graph)
+    return [graph["nodes"][i]["name"] for i in graph["arg_nodes"] if i not in states]
+
+
+def auxiliary_states(graph):
+    """Return the names of the variables that operators write to: running statistics."""
+    states = _state_nodes(graph)
+    return [graph["nodes"][i]["name"] for i in graph["arg_nodes"] if i in states]
+
+
+def _state_nodes(graph):
+    return {
+        node["inputs"][position][0]
+        for node in graph["nodes"]
+        for position in signatures.state_positions(node["op"])
+    }
+
+
+def outputs(graph):
+    """Return the names of what the graph computes: `softmax_output`."""
+    return [_entry_name(graph["nodes"][index], output) for index, output, _ in graph["heads"]]
+
+
+def internals(graph):
+    """Return `{name: entry}` of every variable and output in the graph: `conv0_output`."""
+    found = {}
+    for index, node in enumerate(graph["nodes"]):
+        if node["op"] == "null":
+            found.setdefault(node["name"], Entry(index, 0, node.get("version", 0)))
+            continue
+        for output in range(len(signatures.output_names(node["op"], node.get("attrs", {})))):
+            found.setdefault(_entry_name(node, output), Entry(index, output, 0))
+    return found
+
+
+def _entry_name(node, output):
+    if node["op"] == "null":
+        return node["name"]
+    ending = signatures.output_names(node["op"], node.get("attrs", {}))[output]
+    return f"{node['name']}_{ending}" if node["name"] else ending
+
+
+def output_of(graph, layer):
+    """Return the name of a layer's (first) output, `flatten0_output`; None without such a layer.
+
+    The input `data` is its own output.
+    """
+    names = internals(graph)
+    return next((n for n in (f"{layer}_output", f"{layer}_output0", layer) if n in names), None)
+
+
+def last_layers(graph, count=8):
+    """Return the names of the last operators."""
+    return [node["name"] for node in graph["nodes"] if node["op"] != "null"][-count:]
+
+
+# --- Edits ---------------------------------------------------------------------------------------
+
+
+def subgraph(graph, output):
+    """Return the graph that ends at an output, named as `internals` names it."""
+    return assemble(graph["nodes"], [internals(graph)[output]])
+
+
+def replace_variable(graph, name, replacement):
+    """Return the graph in which what another graph computes takes the place of a variable."""
+    start = len(replacement["nodes"])
+    nodes = [_shifted(node, 0) for node in replacement["nodes"]]
+    nodes += [_shifted(node, start) for node in graph["nodes"]]
+    replaced = {i for i, node in enumerate(nodes) if i >= start and _is_variable(node, name)}
+    (source,) = replacement["heads"]
+    for node in nodes[start:]:
+        if any(entry[0] in replaced for entry in node["inputs"]):
+            node["inputs"] = [list(source if e[0] in replaced else e) for e in node["inputs"]]
+            _count_writes(node, nodes)
+    heads = [[head[0] + start, *head[1:]] for head in graph["heads"]]
+    return assemble(nodes, [source if head[0] in replaced else head for head in heads])
+
+
+def _is_variable(node, name):
+    return node["op"] == "null" and node["name"] == name
+
+
+def _shifted(node, start):
+    """Return a copy of a node whose inputs are `start` further."""
+    copy = {**node, "inputs": [[entry[0] + start, *entry[1:]] for entry in node["inputs"]]}
+    if "attrs" in node:
+        copy["attrs"] = dict(node["attrs"])
+    if "control_deps" in node:
+        copy["control_deps"] = [index + start for index in node["control_deps"]]
+    return copy
+
+
+def edit(graph, chosen, **attributes):
+    """Return the graph with attributes changed at every node for which `chosen(node)`.
+
+    As though the graph had been written to a file and read.
+    """
+    nodes = [{**node, "version": 0} for node in graph["nodes"]]
+    for index, node in enumerate(nodes):
+        if chosen(node):
+            nodes[index] = {**node, "attrs": {**node.get("attrs", {}), **attributes}}
+    return assemble(nodes, graph["heads"])

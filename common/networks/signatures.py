@@ -49,22 +49,17 @@ _HIDDEN_OUTPUTS = {
 }
 
 _INITIAL = {
-    **{(op, 3): '["zero", {}]' for op in ("BatchNorm", "_contrib_SyncBatchNorm")},
-    **{(op, 4): '["one", {}]' for op in ("BatchNorm", "_contrib_SyncBatchNorm")},
+    **{(op, 3): '["zero", {}]' for op in _STATES},
+    **{(op, 4): '["one", {}]' for op in _STATES},
     ("LeakyReLU", 1): '["Constant", {"value": 0.25}]',
 }
 
 # Other names of the same operator; files that MXNet writes have the first.
 _OTHER_NAMES = {
-    "BlockGrad": "stop_gradient _sparse_stop_gradient",
+    "BlockGrad": "stop_gradient",
     "Cast": "cast",
-    "Concat": "concat _sparse_concat",
-    "Embedding": "_sparse_Embedding",
+    "Concat": "concat",
     "Flatten": "flatten",
-    "FullyConnected": "_sparse_FullyConnected",
-    "LinearRegressionOutput": "_sparse_LinearRegressionOutput",
-    "LogisticRegressionOutput": "_sparse_LogisticRegressionOutput",
-    "MAERegressionOutput": "_sparse_MAERegressionOutput",
     "Pad": "pad",
     "Reshape": "reshape",
     "SliceChannel": "split",
@@ -101,30 +96,20 @@ _OTHER_NAMES = {
     "_rminus_scalar": "_RMinusScalar",
     "_rmod_scalar": "_RModScalar",
     "_rpower_scalar": "_RPowerScalar",
-    "add_n": "ElementWiseSum _sparse_ElementWiseSum _sparse_add_n",
-    "broadcast_add": "broadcast_plus _sparse_broadcast_add _sparse_broadcast_plus",
+    "add_n": "ElementWiseSum",
+    "broadcast_add": "broadcast_plus",
     "broadcast_axis": "broadcast_axes",
-    "broadcast_div": "_sparse_broadcast_div",
-    "broadcast_mul": "_sparse_broadcast_mul",
-    "broadcast_sub": "broadcast_minus _sparse_broadcast_sub _sparse_broadcast_minus",
-    "elemwise_add": "_Plus _plus _add _sparse_elemwise_add",
-    "elemwise_div": "_Div _div _sparse_elemwise_div",
-    "elemwise_mul": "_Mul _mul _sparse_elemwise_mul",
-    "elemwise_sub": "_Minus _minus _sub _sparse_elemwise_sub",
+    "broadcast_sub": "broadcast_minus",
+    "elemwise_add": "_Plus _plus _add",
+    "elemwise_div": "_Div _div",
+    "elemwise_mul": "_Mul _mul",
+    "elemwise_sub": "_Minus _minus _sub",
     "max": "max_axis",
     "min": "min_axis",
     "pick": "choose_element_0index",
     "reverse": "flip",
-    "slice": "crop _sparse_slice",
-    "sum": "sum_axis _sparse_sum",
-    **{
-        name: f"_sparse_{name}"
-        for name in (
-            "abs ceil clip cos dot exp expm1 fix floor log log10 log1p log2 make_loss mean"
-            " negative norm relu rint round rsqrt sigmoid sign sin sqrt square tan tanh trunc where"
-            " zeros_like"
-        ).split()
-    },
+    "slice": "crop",
+    "sum": "sum_axis",
 }
 ALIASES = {alias: name for name, others in _OTHER_NAMES.items() for alias in others.split()}
 
