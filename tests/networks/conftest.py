@@ -13,3 +13,10 @@ def mx():
     from common.find_mxnet import mx
 
     return mx
+
+
+@pytest.fixture(scope="session")
+def version(mx):
+    """The version of the MXNet that is here, as its files have it: 10901."""
+    major, minor, patch = map(int, mx.__version__.split(".")[:3])
+    return major * 10000 + minor * 100 + patch
