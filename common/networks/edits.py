@@ -7,6 +7,7 @@ from common.networks.graph import (
     Builder,
     arguments,
     edit,
+    ending_at,
     last_layers,
     output_of,
     replace_variable,
@@ -34,14 +35,19 @@ def find_head(graph):
     Raises:
         UserError: the network has no FullyConnected layer.
     """
+    head = _last_classifier(graph)
+    before = graph["nodes"][head["inputs"][0][0]]
+    return head["name"], output_of(graph, before["name"])
+
+
+def _last_classifier(graph):
     heads = [node for node in graph["nodes"] if node["op"] == "FullyConnected"]
     if not heads:
         raise UserError(
             "this network has no FullyConnected layer to swap; name the layer that the new head"
             f" comes after: --layer-before-fullc NAME, one of: {', '.join(last_layers(graph))}"
         )
-    before = graph["nodes"][heads[-1]["inputs"][0][0]]
-    return heads[-1]["name"], output_of(graph, before["name"])
+    return heads[-1]
 
 
 def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
@@ -67,9 +73,9 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
                 f"--layer-before-fullc {layer_before_fullc}: this network has no such layer;"
                 f" its last ones are: {', '.join(last_layers(graph))}"
             )
+        kept = subgraph(graph, output)
     else:
-        _, output = find_head(graph)
-    kept = subgraph(graph, output)
+        kept = ending_at(graph, _last_classifier(graph)["inputs"][0])
     used = set(arguments(kept))
     head = "fc1"
     while f"{head}_weight" in used:  # an inner layer of this network has the zoo's head's name
@@ -85,10 +91,9 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
 def without_label(graph):
     """Return the network that ends in a plain softmax instead of SoftmaxOutput and its label."""
     head = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
-    logits = graph["nodes"][head["inputs"][0][0]]["name"]
     builder = Builder()
-    features = builder.copy_of(subgraph(graph, f"{logits}_output"))
-    return builder.graph(builder.add("softmax", "probabilities", features, axis=1))
+    logits = builder.copy_of(ending_at(graph, head["inputs"][0]))
+    return builder.graph(builder.add("softmax", "probabilities", logits, axis=1))
 
 
 # --- The input -----------------------------------------------------------------------------------

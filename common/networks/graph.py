@@ -199,7 +199,8 @@ def internals(graph):
 def _entry_name(node, output):
     if node["op"] == "null":
         return node["name"]
-    ending = signatures.output_names(node["op"], node.get("attrs", {}))[output]
+    endings = signatures.output_names(node["op"], node.get("attrs", {}))
+    ending = endings[output] if output < len(endings) else f"output{output}"  # one that is hidden
     return f"{node['name']}_{ending}" if node["name"] else ending
 
 
@@ -222,7 +223,12 @@ def last_layers(graph, count=8):
 
 def subgraph(graph, output):
     """Return the graph that ends at an output, named as `internals` names it."""
-    return assemble(graph["nodes"], [internals(graph)[output]])
+    return ending_at(graph, internals(graph)[output])
+
+
+def ending_at(graph, entry):
+    """Return the graph that ends at an output, given as an operator's input is."""
+    return assemble(graph["nodes"], [entry])
 
 
 def replace_variable(graph, name, replacement):

@@ -177,6 +177,9 @@ def output_names(op, attrs):
         return ("output", "mask")
     if op.startswith("_contrib_quantized_"):
         return ("output", "min_output", "max_output")
+    if op.startswith("_sg_mkldnn_") and is_true(attrs.get("quantized", False)):
+        as_floats = is_true(attrs.get("enable_float_output", False))
+        return ("output",) if as_floats else ("output", "output_min", "output_max")
     if op in ("_contrib_quantize", "_contrib_quantize_v2", "_contrib_requantize"):
         return _numbered(3)
     if op == "topk" and attrs.get("ret_typ") in ("both", "value"):

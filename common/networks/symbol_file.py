@@ -107,7 +107,7 @@ def _check_inputs(inputs, limit, where):
         whole = isinstance(entry, list) and all(type(number) is int for number in entry)
         if not whole or not 2 <= len(entry) <= 3 or not all(number >= 0 for number in entry):
             raise ValueError(f"{where} takes its input from nowhere")
-        if entry[0] >= limit or entry[1] >= 64:
+        if entry[0] >= limit or entry[1] >= 64 or entry[-1] >= 2**31:
             raise ValueError(f"{where} takes its input from nowhere")
 
 

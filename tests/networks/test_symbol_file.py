@@ -1,13 +1,18 @@
 """A network's definition: the same bytes as MXNet's, whatever year it is of; damage is named."""
 
+import contextlib
+import functools
 import json
+import operator as operators
 import os
+from random import Random
 
+import numpy as np
 import pytest
 
 from common.files import UserError
 from common.networks import edits, symbol_file
-from common.networks.graph import Builder, arguments, auxiliary_states, internals
+from common.networks.graph import Builder, arguments, auxiliary_states, internals, outputs
 from common.networks.resnet import build_resnet
 from tests.conftest import ROOT
 
@@ -183,6 +188,23 @@ def test_casts_of_mxnets_amp_are_left_out_where_mxnet_leaves_them_out(mx, versio
     assert [node["name"] for node in json.loads(text)["nodes"]] == ["data", "e", "sum"]
 
 
+def test_a_network_in_int8_is_the_same_byte_for_byte(mx, version):
+    if version < 10900:
+        pytest.skip("this MXNet does not fuse layers")
+    from common import network, quantize
+
+    graph = edits.take_raw_images(build_resnet(10, 5, width=16))
+    symbol = mx.sym.load_json(symbol_file.to_json(graph, version))
+    shapes = network.infer_shapes(symbol, (3, 32, 32))
+    params = {name: mx.nd.ones(shape) for name, shape in shapes.items()}
+    stats = {name: params.pop(name) for name in symbol.list_auxiliary_states()}
+    images = np.random.RandomState(0).rand(2, 3, 32, 32).astype(np.float32)
+    symbol = quantize.quantize(symbol, params, stats, images)[0]
+    graph = symbol_file.parse(symbol.tojson(), "int8")
+    assert symbol_file.to_json(graph) == symbol.tojson()
+    assert list(internals(graph)) == symbol.get_internals().list_outputs()
+
+
 def test_statistics_that_were_no_part_of_a_graph_in_2016_are_added():
     old = graph_of(variable("data"), operator("BatchNorm", 0, attrs={"eps": "0.1"}, key="param"))
     graph = symbol_file.parse(json.dumps(old), "old")
@@ -251,6 +273,33 @@ def test_a_graph_that_is_none_is_refused(path, change):
     path.write_text(json.dumps(graph))
     with pytest.raises(UserError, match=r"net-symbol\.json: is no network \(.*fetch or make the"):
         symbol_file.read(str(path))
+
+
+def places(value, place=()):
+    """Yield where a value of JSON holds others, as keys and indices."""
+    if not isinstance(value, (dict, list)):
+        return
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield (*place, key)
+        yield from places(value[key], (*place, key))
+
+
+def test_whatever_is_changed_in_a_file_it_is_read_or_refused():
+    text = symbol_file.to_json(build_resnet(10, 3, width=4))
+    random = Random(0)
+    where = [place for place in places(json.loads(text)) if place[0] != "node_row_ptr"]
+    values = [None, True, -1, 0, 1, 63, 10**20, 1.5, "", "x", "SliceChannel", [], {}, [[0, 9]]]
+    for _ in range(300):
+        graph = json.loads(text)
+        *place, key = random.choice(where)
+        owner = functools.reduce(operators.getitem, place, graph)
+        owner[key] = random.choice(values)
+        with contextlib.suppress(UserError):
+            read = symbol_file.parse(json.dumps(graph), "net")
+            outputs(read), internals(read)
+            edits.without_label(edits.swap_head(edits.take_raw_images(read), {}, 3)[0])
+            again = symbol_file.to_json(read)
+            assert symbol_file.to_json(symbol_file.parse(again, "net")) == again
 
 
 def test_a_changed_letter_is_found_by_the_checksum(path):
