@@ -163,23 +163,24 @@ def smooth_labels(graph, share):
 
     Szegedy et al. 2016, arXiv:1512.00567.
     """
-    return edit(graph, _is_loss, smooth_alpha=str(float(share)))
+    return _edit_loss(graph, smooth_alpha=str(float(share)))
 
 
 def scale_loss(graph, scale):
     """Return the network whose loss gradient is `scale` times as large (float16 underflows)."""
-    return edit(graph, _is_loss, grad_scale=str(float(scale)))
+    return _edit_loss(graph, grad_scale=str(float(scale)))
 
 
-def _is_loss(node):
-    return node["op"] == "SoftmaxOutput"
+def _edit_loss(graph, **attributes):
+    losses = [node["name"] for node in graph["nodes"] if node["op"] == "SoftmaxOutput"]
+    return edit(graph, {name: attributes for name in losses})
 
 
 def set_learning_rate_factors(graph, factors):
     """Return the network with `{parameter: factor}` of the learning rate written into it."""
-    for parameter, factor in factors.items():
-        graph = edit(graph, lambda node, p=parameter: node["name"] == p, __lr_mult__=str(factor))
-    return graph
+    if not factors:
+        return graph
+    return edit(graph, {name: {"__lr_mult__": str(factor)} for name, factor in factors.items()})
 
 
 def fixed_gammas(graph):
@@ -228,5 +229,4 @@ def freeze(graph, pattern):
     if len(names) == len(set(parameters)):
         raise UserError(f"--freeze {pattern}: matches all parameters, and leaves nothing to train")
     drifting = {node["name"] for node, inputs in _batch_norms(graph) if inputs[1] in names}
-    frozen = edit(graph, lambda node: node["name"] in drifting, use_global_stats="True")
-    return frozen, names
+    return edit(graph, {name: {"use_global_stats": "True"} for name in drifting}), names

@@ -260,13 +260,13 @@ def _shifted(node, start):
     return copy
 
 
-def edit(graph, chosen, **attributes):
-    """Return the graph with attributes changed at every node for which `chosen(node)`.
+def edit(graph, changes):
+    """Return the graph with other attributes: `{name of a node: {attribute: text}}`.
 
     As though the graph had been written to a file and read.
     """
     nodes = [{**node, "version": 0} for node in graph["nodes"]]
-    for index, node in enumerate(nodes):
-        if chosen(node):
-            nodes[index] = {**node, "attrs": {**node.get("attrs", {}), **attributes}}
+    for node in nodes:
+        if node["name"] in changes:
+            node["attrs"] = {**node.get("attrs", {}), **changes[node["name"]]}
     return assemble(nodes, graph["heads"])

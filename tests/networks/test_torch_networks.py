@@ -12,6 +12,7 @@ from common.files import UserError
 from common.networks import edits, symbol_file, torch_networks
 from common.networks.graph import arguments, auxiliary_states, replace_variable
 from common.networks.resnet import build_resnet
+from tests.networks.test_edits import check_training_run
 from tests.torch_writer import resnet_state
 
 
@@ -60,6 +61,21 @@ def check_same(version, state, variant=None):
 
 def test_an_efficientnet_lite0_is_the_same_byte_for_byte(version, lite0):
     check_same(version, lite0)
+
+
+def test_an_efficientnet_lite0_is_edited_byte_for_byte_the_same(peer, text, lite0):
+    from common import torch_networks as builder
+
+    network = torch_networks.build(lite0)
+    check_training_run(network.graph, builder.build(lite0)[0], peer, text)
+
+
+def test_a_resnet_is_edited_byte_for_byte_the_same(peer, text):
+    from common import torch_networks as builder
+
+    state = resnet((1, 2, 1, 1))
+    network = torch_networks.build(state)
+    check_training_run(network.graph, builder.build(state)[0], peer, text)
 
 
 @pytest.mark.parametrize("variant", ["tf_efficientnet_lite0", "efficientnet_lite0"])
