@@ -173,7 +173,7 @@ def scale_loss(graph, scale):
 
 def _edit_loss(graph, **attributes):
     losses = [node["name"] for node in graph["nodes"] if node["op"] == "SoftmaxOutput"]
-    return edit(graph, {name: attributes for name in losses})
+    return edit(graph, dict.fromkeys(losses, attributes))
 
 
 def set_learning_rate_factors(graph, factors):
