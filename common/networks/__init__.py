@@ -1,0 +1,22 @@
+"""Networks as plain data, without an engine: built, read, edited and written.
+
+    graph          the graph, and how to build one            symbol_file   -symbol.json
+    edits          the head, the input, freezing, the loss    params_file   .params and .states
+    resnet         the zoo's ResNets                          torch_networks   PyTorch's
+
+Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`, uint8 or float32
+(its first node casts), takes `softmax_label`, `(N,)`, in training, and gives probabilities
+`(N, num_classes)` under the name `softmax`.
+"""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Network:
+    """A network: what it computes, and with which numbers."""
+
+    graph: dict  # as `-symbol.json` holds it; see `graph`
+    params: dict  # {name: numpy array} of the weights
+    stats: dict  # {name: numpy array} of BatchNorm's running mean and variance
+    head: str = None  # the name of the classifier, whose weights are `{head}_weight`

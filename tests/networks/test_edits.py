@@ -1,0 +1,149 @@
+"""Every edit of a graph gives the bytes that the same edit gives with MXNet's symbols."""
+
+import json
+
+import pytest
+
+from common.files import UserError
+from common.networks import edits, symbol_file
+from common.networks.graph import Builder, arguments
+from common.networks.resnet import RESNET_UNITS, build_resnet
+
+NOTHING, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # as the flags give them
+MEAN, STD = (120.5, 0.0, 100.0), (60.0, 1.0, 2.5)
+
+
+def check_training_run(graph, symbol, peer, text, mean=MEAN):
+    """Do what a training run does, and more, to both, and compare after every step."""
+    steps = [
+        lambda side, net: side.take_raw_images(net),
+        lambda side, net: side.swap_head(net, {}, 4, None, 0.1)[0],
+        lambda side, net: side.normalize_input(net, mean, ONE),
+        lambda side, net: side.take_raw_images(net),
+        lambda side, net: side.smooth_labels(net, 0.1),
+        lambda side, net: side.freeze(net, ".*bn0|stage1|block1")[0],
+        lambda side, net: side.set_learning_rate_factors(net, {}),
+        lambda side, net: side.set_learning_rate_factors(net, {"fc1_weight": 10}),
+        lambda side, net: side.scale_loss(net, 128),
+        lambda side, net: side.normalize_input(net, (1.0, 2.0, 3.0), ONE),
+        lambda side, net: side.without_label(net),
+    ]
+    assert text(graph) == symbol.tojson()
+    for step in steps:
+        graph, symbol = step(edits, graph), step(peer, symbol)
+        assert text(graph) == symbol.tojson()
+
+
+def read(mx, graph, text):
+    """Return a graph as both see it once it has been in a file."""
+    return mx.sym.load_json(text(graph)), symbol_file.parse(text(graph), "net")
+
+
+@pytest.mark.parametrize("num_layers", RESNET_UNITS)
+def test_resnets_are_the_same_byte_for_byte(peer, text, num_layers):
+    assert text(build_resnet(num_layers, 7)) == peer.build_resnet(num_layers, 7).tojson()
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+def test_every_edit_is_the_same_byte_for_byte(mx, peer, text, from_file):
+    graph = build_resnet(18, 9, width=8)
+    symbol = peer.build_resnet(18, 9, width=8)
+    if from_file:
+        symbol, graph = read(mx, graph, text)
+    for name, arguments_ in (
+        ("take_raw_images", ()),
+        ("smooth_labels", (0.1,)),
+        ("scale_loss", (128,)),
+        ("set_learning_rate_factors", ({"fc1_weight": 10.0, "fc1_bias": 2, "nothing": 1},)),
+        ("normalize_input", (MEAN, STD)),
+        ("normalize_input", (NOTHING, ONE)),
+        ("without_label", ()),
+    ):
+        ours = getattr(edits, name)(graph, *arguments_)
+        assert text(ours) == getattr(peer, name)(symbol, *arguments_).tojson(), name
+    for pattern in ("conv0|bn|stage1", "bn_data_gamma", ".*_weight"):
+        ours, names = edits.freeze(graph, pattern)
+        theirs, their_names = peer.freeze(symbol, pattern)
+        assert (text(ours), names) == (theirs.tojson(), their_names)
+    for layer, dropout in ((None, 0.0), (None, 0.25), ("pool1", 0.5), ("relu1", 0.0)):
+        ours, kept, head = edits.swap_head(graph, {"fc1_bias": 1, "bn1_beta": 2}, 3, layer, dropout)
+        theirs, *rest = peer.swap_head(symbol, {"fc1_bias": 1, "bn1_beta": 2}, 3, layer, dropout)
+        assert (text(ours), [kept, head]) == (theirs.tojson(), rest)
+    assert edits.find_head(graph) == peer.find_head(symbol) == ("fc1", "flatten0_output")
+    assert edits.fixed_gammas(graph) == peer.fixed_gammas(symbol) == {"bn_data_gamma"}
+
+
+@pytest.mark.parametrize("from_file", [False, True])
+@pytest.mark.parametrize("mean", [NOTHING, MEAN])
+def test_the_edits_of_a_training_run_in_their_order_are_the_same(mx, peer, text, from_file, mean):
+    graph, symbol = build_resnet(10, 9, width=8), peer.build_resnet(10, 9, width=8)
+    if from_file:
+        symbol, graph = read(mx, graph, text)
+    check_training_run(graph, symbol, peer, text, mean)
+
+
+def test_an_edit_leaves_the_graph_that_it_is_given_as_it_is():
+    graph = build_resnet(10, 9, width=8)
+    before = json.dumps(graph)
+    edits.take_raw_images(graph)
+    edits.swap_head(graph, {}, 3, dropout=0.5)
+    edits.smooth_labels(graph, 0.1)
+    edits.freeze(graph, "bn")
+    edits.normalize_input(graph, MEAN, STD)
+    edits.without_label(graph)
+    assert json.dumps(graph) == before
+
+
+def test_a_network_that_takes_raw_images_stays_as_it_is():
+    graph = edits.take_raw_images(build_resnet(10, 4, width=8))
+    assert edits.take_raw_images(graph) is graph
+    assert edits.normalize_input(graph, NOTHING, ONE) is graph
+
+
+def layers(*names, op="FullyConnected"):
+    """A chain of layers."""
+    net = Builder()
+    body = net.variable("data")
+    for name in names:
+        body = net.add(op, name, body, num_hidden=4)
+    return net.graph(body)
+
+
+def test_a_network_without_fully_connected_layer_says_what_to_do():
+    with pytest.raises(UserError, match="--layer-before-fullc NAME, one of: conv8, conv9"):
+        edits.swap_head(layers("conv8", "conv9", op="Convolution"), {}, num_classes=3)
+
+
+def test_a_wrong_layer_gets_the_last_layers_to_choose_from():
+    with pytest.raises(UserError, match=r"flaten0: .* bn1, relu1, pool1, flatten0, fc1, softmax"):
+        edits.swap_head(build_resnet(18, 7), {}, 3, layer_before_fullc="flaten0")
+
+
+def test_an_inner_layer_of_the_heads_name_keeps_its_weights():
+    swapped, kept, head = edits.swap_head(
+        layers("fc1", "fc2"), {"fc1_weight": 1, "fc2_weight": 2}, 3
+    )
+    assert (head, kept) == ("new_fc1", {"fc1_weight": 1})
+    assert "new_fc1_bias" in arguments(swapped)
+
+
+def test_a_network_without_images_is_refused():
+    net = Builder()
+    with pytest.raises(UserError, match="no input named data"):
+        edits.take_raw_images(net.graph(net.variable("words")))
+
+
+def test_a_pattern_that_freezes_nothing_or_all_is_refused():
+    graph = build_resnet(10, 4, width=8)
+    for pattern, reason in (
+        ("stage9", "matches no parameter"),
+        ("stage[", "not a regular expression"),
+        ("", "matches all parameters"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            edits.freeze(graph, pattern)
+
+
+def test_an_unknown_depth_is_refused():
+    with pytest.raises(UserError, match="a ResNet has 10, 18, 34, 50, 101, 152 layers, not 20"):
+        build_resnet(20, 3)
