@@ -108,16 +108,42 @@ def _check_second_file(path, folder, entries):
         raise UserError(f"{second}: is cut off: of at least {end} bytes; copy or export it again")
 
 
+def infer_shapes(onnx, nodes, image, tensors, opsets):
+    """Return `{name: shape}` of what nodes compute from an image, where that can be known.
+
+    Args:
+        image: the `ValueInfoProto` of the input, of one fixed shape.
+        tensors: the constants by name.
+        opsets: those of the model.
+    """
+    shapes = {name: tuple(tensor.dims) for name, tensor in tensors.items()}
+    is_weight = {name: math.prod(shape) > _MOST_INDICES for name, shape in shapes.items()}
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, tensors[name].data_type, shapes[name])
+        for name in tensors
+        if is_weight[name]
+    ]
+    indices = [tensor for name, tensor in tensors.items() if not is_weight[name]]
+    graph = onnx.helper.make_graph(nodes, "part", [image, *inputs], [], indices)
+    model = onnx.helper.make_model(graph, opset_imports=opsets)
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    for value in (*graph.input, *graph.value_info):
+        tensor = value.type.tensor_type
+        if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
+            shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
+    return shapes
+
+
 class _Folder:
     """Computes what can be computed before there are images."""
 
     def __init__(self, onnx, model, image):
         self._onnx = onnx
-        self._opsets, self._ir_version = list(model.opset_import), model.ir_version
+        self._opsets = list(model.opset_import)
         self._nodes = list(model.graph.node)
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._image = self._with_fixed_shape(image)
-        self._output = model.graph.output[0]
+        self._output = model.graph.output[0].name
         self._shapes = {}
 
     def fold(self):
@@ -130,7 +156,7 @@ class _Folder:
         return OnnxGraph(
             opset=next(o.version for o in self._opsets if o.domain in STANDARD_DOMAINS),
             image=self._image.name,
-            output=self._output.name,
+            output=self._output,
             nodes=[self._as_plain_node(node) for node in needed],
             constants={
                 name: onnx.numpy_helper.to_array(tensor)
@@ -148,7 +174,9 @@ class _Folder:
 
     def _fold_known(self):
         """Fold what can be folded by the shapes that are known; return whether anything was."""
-        self._shapes = self._infer_shapes()
+        self._shapes = infer_shapes(
+            self._onnx, self._nodes, self._image, self._tensors, self._opsets
+        )
         left = []
         for node in self._nodes:
             known = self._compute(node)
@@ -160,31 +188,6 @@ class _Folder:
         folded = len(left) < len(self._nodes)
         self._nodes = left
         return folded
-
-    def _infer_shapes(self):
-        helper = self._onnx.helper
-        weights, indices = [], []
-        for name, tensor in self._tensors.items():
-            if math.prod(tensor.dims) > _MOST_INDICES:
-                weights.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
-            else:
-                indices.append(tensor)
-        output = helper.make_tensor_value_info(
-            self._output.name, self._output.type.tensor_type.elem_type, None
-        )
-        model = self._model(self._nodes, [self._image, *weights], [output], indices)
-        graph = self._onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        shapes = {name: tuple(tensor.dims) for name, tensor in self._tensors.items()}
-        for value in (*graph.input, *graph.value_info, *graph.output):
-            tensor = value.type.tensor_type
-            if tensor.HasField("shape") and all(d.HasField("dim_value") for d in tensor.shape.dim):
-                shapes[value.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
-        return shapes
-
-    def _model(self, nodes, inputs, outputs, tensors):
-        helper = self._onnx.helper
-        graph = helper.make_graph(nodes, "part", inputs, outputs, tensors)
-        return helper.make_model(graph, opset_imports=self._opsets, ir_version=self._ir_version)
 
     def _compute(self, node):
         """Return the arrays that a node gives, or None where they depend on the images."""
@@ -201,7 +204,9 @@ class _Folder:
         from onnx.reference import ReferenceEvaluator
 
         outputs = [self._onnx.ValueInfoProto(name=name) for name in node.output]
-        model = self._model([node], [], outputs, [self._tensors[name] for name in {*inputs}])
+        tensors = [self._tensors[name] for name in {*inputs}]
+        graph = self._onnx.helper.make_graph([node], "node", [], outputs, tensors)
+        model = self._onnx.helper.make_model(graph, opset_imports=self._opsets)
         return ReferenceEvaluator(model).run(None, {})
 
     def _shape_of(self, node):
@@ -211,7 +216,7 @@ class _Folder:
 
     def _needed(self):
         """The nodes that the output depends on."""
-        wanted, needed = {self._output.name}, []
+        wanted, needed = {self._output}, []
         for node in reversed(self._nodes):
             if wanted & {*node.output}:
                 needed.append(node)

@@ -30,3 +30,33 @@ def reshape_codes(old, new):
         else:
             return (0, *new[1:])
     return tuple(codes)
+
+
+def reshaped(shape, codes):
+    """Return the sizes that MXNet's codes make of `shape`; 0 for the batch, -1 where that is left.
+
+    The result holds for any batch size, as ONNX writes it.
+    """
+    sizes, i, position = [], 0, 0
+    codes = list(codes)
+    while position < len(codes):
+        code = codes[position]
+        if code == 0:
+            sizes.append(shape[i] if i else 0)
+        elif code == -2:
+            sizes += shape[i:]
+            i = len(shape)
+        elif code == -3:
+            sizes.append(shape[i] * shape[i + 1] if i else -1)
+            i += 1
+        elif code == -4:
+            sizes += _split(shape[i], *codes[position + 1 : position + 3])
+            position += 2
+        else:
+            sizes.append(code)
+        i, position = i + 1, position + 1
+    return sizes
+
+
+def _split(size, first, second):
+    return [size // second if first == -1 else first, size // first if second == -1 else second]
