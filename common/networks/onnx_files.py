@@ -1,0 +1,75 @@
+"""ONNX image classifiers as networks that are fed raw images."""
+
+from common.files import UserError
+from common.networks import Network
+from common.networks.graph import Builder
+from common.networks.onnx_graph import UnsupportedError, read_graph
+from common.networks.onnx_importer import Importer
+from common.networks.torch_networks import normalised_data
+
+ADVICE = (
+    "export it with torch.onnx.export(..., dynamo=False, opset_version=13),"
+    " or import its PyTorch checkpoint"
+)
+
+
+def read_network(path, mean, std):
+    """Return the `Network` of an image classifier in ONNX.
+
+    The result is fed raw RGB, `data` (N, 3, H, W), 0 to 255, and ends in `fc1` and `softmax`.
+    Weights may lie in a second file beside it.
+
+    Args:
+        mean, std: what the original wants subtracted, and divided by, on the scale of 0 to 255.
+
+    Raises:
+        UserError: the onnx package is missing, a file is missing or damaged, or there is an
+            operator that cannot be expressed.
+    """
+    try:
+        onnx_graph = read_graph(path)
+        _end_at_logits(onnx_graph)
+        builder, image = Builder(), normalised_data(mean, std)
+        importer = Importer(onnx_graph, builder, builder.copy_of(image.graph))
+        logits = importer.run()
+    except UnsupportedError as error:
+        raise UserError(f"{path}: {error} cannot be imported; {ADVICE}") from None
+    except UserError:
+        raise
+    except Exception as error:  # onnx raises protobuf's errors, its checker's and numpy's
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise UserError(
+            f"{path}: is damaged, or not ONNX ({_first_line(error)}); {ADVICE}"
+        ) from error
+    shape = onnx_graph.shapes.get(onnx_graph.output, ())
+    if len(shape) != 2:
+        logits = _as_one_row(path, builder, logits, shape)
+    graph = builder.graph(builder.add("SoftmaxOutput", "softmax", logits))
+    params, stats = {**image.params, **importer.params}, {**image.stats, **importer.stats}
+    return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
+
+
+def _end_at_logits(onnx_graph):
+    """Cut off the softmax that ends a network; it gets MXNet's."""
+    nodes = {name: node for node in onnx_graph.nodes for name in node.outputs}
+    while onnx_graph.output in nodes:
+        last = nodes[onnx_graph.output]
+        if last.op == "Sigmoid":
+            raise UnsupportedError(last, "at the end: several classes can be right at a time; it")
+        if last.op not in ("Softmax", "LogSoftmax", "Identity"):
+            break
+        onnx_graph.nodes.remove(last)
+        onnx_graph.output = last.inputs[0]
+
+
+def _as_one_row(path, builder, logits, shape):
+    """Return logits (N, classes, 1, 1) as (N, classes)."""
+    if len(shape) < 2 or any(size != 1 for size in shape[2:]):
+        raise UserError(f"{path}: gives outputs of shape {shape}; a classifier gives (N, classes)")
+    return builder.add("Flatten", None, logits)
+
+
+def _first_line(error):
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
