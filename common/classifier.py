@@ -2,7 +2,7 @@
 
 from common.files import UserError
 from common.find_mxnet import mx
-from common.network import read_graph
+from common.network import WITHOUT_HEAD, read_graph
 
 # Ends that give no logits: other losses, and activations of features or of single labels.
 _OTHER_ENDS = (
@@ -39,7 +39,7 @@ def end_in_softmax(symbol):
     operator, attributes = last["op"], last.get("attrs", {})
     if operator == "SoftmaxOutput":
         return symbol
-    if last["name"] == "flatten0" and not any(node["op"] == "FullyConnected" for node in nodes):
+    if [node["name"] for node in nodes[-2:]] == WITHOUT_HEAD:
         raise UserError(
             "has no classifier; give it one: python fine-tune.py --pretrained-model PREFIX"
         )

@@ -18,6 +18,8 @@ from common.find_mxnet import mx
 BATCH_NORM_EPSILON = 2e-5  # of the zoo's ResNets; MXNet's own default is 1e-3
 BATCH_NORM_MOMENTUM = 0.9
 
+WITHOUT_HEAD = ["pool1", "flatten0"]  # the last layers of an import that had no classifier
+
 # Residual units in each of the four stages, and whether they are bottlenecks of three convolutions.
 # The zoo's depths (He et al. 2016, arXiv:1603.05027), and 10, which is small enough for tests.
 RESNET_UNITS = {
@@ -129,15 +131,14 @@ def write_graph(graph):
 def find_head(symbol):
     """Return `(name of the head, output name of the layer before it)`.
 
-    The head is the last FullyConnected, whatever it is called; None where the network was imported
-    without one, and ends in `flatten0`.
+    The head is the last FullyConnected; None where the network was imported without one.
 
     Raises:
         UserError: the network has no FullyConnected layer.
     """
     nodes = read_nodes(symbol)
     heads = [node for node in nodes if node["op"] == "FullyConnected"]
-    if not heads and nodes[-1]["name"] == "flatten0":
+    if not heads and [node["name"] for node in nodes[-2:]] == WITHOUT_HEAD:
         return None, "flatten0_output"
     if not heads:
         raise UserError(

@@ -137,3 +137,52 @@ def test_a_full_disk_leaves_the_older_checkpoints(saved, python):
     assert "Traceback" not in done.stderr
     assert checkpoint.newest_whole(saved) == (10, [])
     assert not os.path.exists(f"{saved}-0011.params")
+
+
+def gluon_network(folder, **names):
+    """The prefix of an exported symbol, and the Gluon network that it is of."""
+    block = mx.gluon.nn.HybridSequential(**names)
+    with block.name_scope():
+        block.add(mx.gluon.nn.Conv2D(2, 3), mx.gluon.nn.BatchNorm(), mx.gluon.nn.Dense(3))
+    block.initialize()
+    block.hybridize()
+    block(mx.nd.zeros((1, 3, 8, 8)))
+    block.export(str(folder / "net"))
+    return str(folder / "net"), block
+
+
+@pytest.mark.parametrize("strip", [False, True])
+def test_gluons_bare_names_are_sorted_by_the_symbol(tmp_path, strip):
+    prefix, block = gluon_network(tmp_path)
+    expected = checkpoint.load(prefix, 0)
+    stripped = {"strip_prefix": block.prefix} if strip else {}
+    block.collect_params().save(f"{prefix}-0001.params", **stripped)
+    _, *found = checkpoint.load(prefix, 1)
+    for ours, theirs in zip(found, expected[1:]):
+        assert sorted(ours) == sorted(theirs)
+        for name in ours:
+            np.testing.assert_array_equal(ours[name].asnumpy(), theirs[name].asnumpy())
+    assert len(found[1]) == 2  # the running mean and variance
+
+
+def test_gluons_names_of_another_number_are_those_of_the_symbol(tmp_path):
+    prefix, _ = gluon_network(tmp_path, prefix="net0_")
+    (tmp_path / "other").mkdir()
+    _, block = gluon_network(tmp_path / "other", prefix="net1_")
+    block.collect_params().save(f"{prefix}-0001.params")
+    symbol, arg_params, aux_params = checkpoint.load(prefix, 1)
+    assert {*arg_params, *aux_params, "data", "softmax_label"} == {
+        *symbol.list_arguments(),
+        *symbol.list_auxiliary_states(),
+    }
+
+
+def test_names_that_are_not_the_symbols_are_told_with_the_way_out(tmp_path):
+    prefix, block = gluon_network(tmp_path, prefix="net_")
+    block.save_parameters(f"{prefix}-0001.params")
+    with pytest.raises(
+        UserError,
+        match=r"net-0001\.params: its names are not those of the symbol: 8 are missing"
+        r" \(net_conv0_weight, .*8 are others \(0\.weight, .*net\.export\(PREFIX\)",
+    ):
+        checkpoint.load(prefix, 1)

