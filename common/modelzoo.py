@@ -4,6 +4,7 @@
     python -m common.modelzoo fetch imagenet11k-resnet-152
     python -m common.modelzoo info imagenet11k-resnet-152 --plot network.pdf
     python -m common.modelzoo import efficientnet-lite0-57934424.pth --name efficientnet-lite0
+    python -m common.modelzoo import model_best.pth.tar --name resnet-50
     python -m common.modelzoo verify model/resnet-152
 
 Reads and writes model/NAME-symbol.json and model/NAME-0000.params.

@@ -347,3 +347,8 @@ def test_the_zoos_resnet_152_takes_a_head_of_5089_species(script, sample, tmp_pa
     trained, before = weights(tmp_path / "inat", 1), weights(tmp_path / "resnet-152", 0)
     assert trained["fc1_weight"].shape == (5089, 2048)
     assert (trained["stage4_unit3_conv3_weight"] != before["stage4_unit3_conv3_weight"]).any()
+
+
+def test_a_variant_goes_to_the_pretrained_file(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--variant", "efficientnet_lite0", status=2).stderr
+    assert "--variant efficientnet_lite0: is for PyTorch files" in said

@@ -171,3 +171,17 @@ def test_logits_of_the_deep_networks_agree_with_pytorch(architecture, tmp_path):
 @pytest.mark.skipif(not has_torch("safetensors.torch"), reason="no safetensors")
 def test_safetensors_give_the_same_network(tmp_path):
     compare_with_pytorch("resnet18", ".safetensors", tmp_path)
+
+
+@needs_torch
+def test_checkpoints_as_pytorchs_tools_leave_them_give_their_weights(tmp_path):
+    script = os.path.join(os.path.dirname(__file__), "torch_checkpoints.py")
+    subprocess.run([TORCH_PYTHON, script, str(tmp_path)], check=True)
+    paths = sorted(tmp_path.glob("*.pth"))
+    assert len(paths) >= 16
+    with np.load(tmp_path / "expected.npz") as expected:
+        for path in paths:
+            state = torch_files.read_state_dict(str(path))
+            assert sorted(state) == sorted(expected), path
+            for name, array in state.items():
+                np.testing.assert_array_equal(array, expected[name], err_msg=f"{path} {name}")
