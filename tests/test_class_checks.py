@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from benchmarks.made_up import encode, make_photograph, write_records
 from common.class_checks import check_classes, numbering_of
 from common.classes import write_class_names
 from common.files import UserError
@@ -134,3 +135,14 @@ def test_classes_without_names_are_reported_by_number_a_few_of_them(say):
     assert say(range(9), (0,)) == [
         "val.rec: lacks 8 of 9 classes, so that their accuracy is not measured: 1, 2, 3, 4, 5, …"
     ]
+
+
+def test_training_compares_the_classes_before_it_reads_a_network(tmp_path, script):
+    image = encode(make_photograph(0, 24, 32))
+    for name, labels in (("train", (0, 0, 1, 1)), ("val", (0, 1))):
+        write_records(tmp_path / name, [image] * len(labels), labels)
+    (tmp_path / "train.lst").write_text("0\t0\tant/a\n1\t0\tant/b\n2\t1\tbee/a\n3\t1\tbee/b\n")
+    (tmp_path / "val.lst").write_text("0\t0\tbee/c\n1\t1\tant/c\n")
+    said = script("fine-tune.py", "--data-dir", tmp_path, "--gpus", "cpu", status=2).stderr
+    assert said.startswith(f"fine-tune.py: {tmp_path}/val.lst: bee has the label 0, and 1 in")
+    assert said.count("\n") == 1

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from common import checkpoint
+from common.annotations import Category
+from common.class_table import Classes, read_table, write_table
 from common.devices import supports_bfloat16
 from common.files import ROOT
 
@@ -69,6 +71,9 @@ def test_a_training_leaves_checkpoints_a_log_curves_and_its_settings(script, fla
     assert (tmp_path / "run-curves.png").read_bytes().startswith(b"\x89PNG")
     config = json.loads((tmp_path / "run-config.json").read_text())
     assert config["flags"]["batch_size"] == 16
+    classes = read_table(str(tmp_path / "run-classes.csv")).categories
+    assert [category.id for category in classes] == list(range(6))
+    assert classes[0].name == "Actinoptychus"
     assert "Before training: validation-accuracy=" in said
     assert "Epoch[0] Batch [2]\tSpeed: " in said
 
@@ -121,6 +126,10 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
     assert "resuming from" in said
     assert_equal_weights(tmp_path / "whole", tmp_path / "run", 3)
     assert_equal_weights(tmp_path / "whole-ema", tmp_path / "run-ema", 3)
+    tables = [
+        (tmp_path / f"{name}-classes.csv").read_text() for name in ("whole", "run", "run-ema")
+    ]
+    assert len(set(tables)) == 1
     assert len((tmp_path / "run-log.csv").read_text().splitlines()) == 5
 
 
@@ -157,6 +166,14 @@ def test_a_checkpoint_that_is_not_there_is_no_silent_restart(script, flags, tmp_
     script("fine-tune.py", *flags, "--num-epochs", 1)
     said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
     assert "run-0007.params: not found; epochs that are there: 1" in said
+
+
+def test_a_checkpoint_of_other_classes_is_not_trained_on(script, flags, tmp_path):
+    others = [Category(i, f"species {i}", "") for i in range(1, 7)]
+    write_table(tmp_path / "run-classes.csv", Classes("", others))
+    said = script("fine-tune.py", *flags, "--load-epoch", 1, status=2).stderr.splitlines()[-1]
+    assert "train2017.json: its class 0 is Actinoptychus (category 0), and species 1 (categ" in said
+    assert "train with the classes of the checkpoint, or choose another --model-prefix" in said
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
@@ -217,6 +234,7 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(script, flags, tmp_pa
     )
     kept = checkpoint.find_epochs(str(tmp_path / "run"))
     assert kept == sorted({int(best["epoch"]), 4, 5})
+    assert (tmp_path / "run-classes.csv").exists()
 
 
 def test_a_dry_run_tells_what_is_needed_and_writes_nothing(script, flags, tmp_path):

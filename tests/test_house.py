@@ -66,7 +66,18 @@ def test_mxnet_is_imported_by_one_room_and_parts_of_it_only_behind_that_room():
 
 
 @pytest.mark.parametrize(
-    "name", ["mx_list", "im2rec", "loader", "image_set", "augmentation", "scores", *FLOORS[-1]]
+    "name",
+    [
+        "mx_list",
+        "im2rec",
+        "loader",
+        "image_set",
+        "class_table",
+        "named_photographs",
+        "augmentation",
+        "scores",
+        *FLOORS[-1],
+    ],
 )
 def test_lists_records_and_images_do_without_mxnet(name):
     assert not reached_from(name) & {"mxnet", "find_mxnet"}

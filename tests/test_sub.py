@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import checkpoint, data, devices
+from common.annotations import Category
+from common.class_table import Classes, write_table
 from common.find_mxnet import mx
 from common.image import decode, eval_crops
 from common.loader import Batch, RecordSource
@@ -366,6 +368,64 @@ def test_without_any_photograph_nothing_is_guessed(folder, sub):
     shutil.rmtree(folder / "test2017")
     sub(folder, "1", "cpu", status=2)
     assert "t0.jpg: not found, nor any other photograph of" in sub.said
+
+
+@pytest.fixture
+def known(folder):
+    """The folder, whose networks carry their classes."""
+    names = [Category(i, f"n{i}", f"s{i % 20}") for i in CATEGORY_IDS]
+    write_table(folder / "net-classes.csv", Classes("", names))
+    return folder
+
+
+def test_the_checkpoint_s_classes_stand_in_for_the_training_json(known, sub):
+    expected = sub(known, "1", "cpu")
+    (known / "val2017.json").unlink()
+    content = json.loads((known / "test2017.json").read_text())
+    del content["categories"]
+    (known / "test2017.json").write_text(json.dumps(content))
+    assert sub(known, "1", "cpu") == expected
+    (known / "net-classes.csv").unlink()
+    sub(known, "1", "cpu", status=2)
+    assert "train2017.json: not found, and no other JSON of this folder names" in sub.said
+
+
+def test_a_json_of_other_categories_than_the_checkpoint_s_is_refused(known, sub):
+    content = json.loads((known / "val2017.json").read_text())
+    content["categories"][2]["id"] = 31
+    (known / "train2017.json").write_text(json.dumps({**content, "annotations": []}))
+    sub(known, "1", "cpu", status=2)
+    fault = "train2017.json: its class 2 is n30 (category 31), and n30 (category 30) in"
+    assert fault in sub.said and sub.said.count("\n") == 1
+
+
+def test_validation_records_are_scored_without_a_json(known, sub, script):
+    lines = [f"{i}\t{i % 6}\ttrain_val_images/s/n/v{i}.jpg\n" for i in range(12)]
+    (known / "own.lst").write_text("".join(lines))
+    script("im2rec.py", "--pass-through", known / "own", known)
+    with_json = sub(known, "1", "cpu", "--set", "val", "--save-probs", known / "a.npz")
+    errors = (known / "report-out.csv").read_text()
+    rows = sub(known, "1", "cpu", "--set", "val", "--data-val", known / "own.rec")
+    assert rows == {i: with_json[100 + i] for i in range(12)}  # as the records are named
+    for path in (*known.glob("*2017.json"), known / "train.lst"):
+        path.unlink()
+    os.rename(known / "own.rec", known / "val.rec")
+    os.rename(known / "own.idx", known / "val.idx")
+    assert sub(known, "1", "cpu", "--set", "val") == rows
+    said = (known / "report-out.csv").read_text()
+    assert said.splitlines()[:5] == errors.splitlines()[:5] and "n30" in said
+    flags = ["--merge", known / "a.npz", "--set", "val"]
+    assert sub(known, *flags, output="merged.csv") == with_json
+    assert "n30" in (known / "report-merged.csv").read_text()
+    (known / "net-classes.csv").unlink()
+    numbers = sub(known, "1", "cpu", "--set", "val")
+    assert numbers[3] == [category // 10 - 1 for category in rows[3]]
+    assert "the classes are named by number" in sub.said
+
+
+def test_records_are_named_only_to_be_scored(shared, sub):
+    sub(shared, "1", "cpu", "--data-val", "own.rec", status=2)
+    assert sub.said == "sub.py: --data-val: are records to score; add --set val\n"
 
 
 def test_networks_of_other_classes_or_without_numbers_are_refused(folder, sub):

@@ -186,6 +186,7 @@ READERS = [
     Reader("zoo-0000.params", ["common.modelzoo", "verify", "zoo"]),
     Reader("run-symbol.json", ["sub.py", "1", "cpu", *PREDICT]),
     Reader("run-0001.params", ["sub.py", "1", "cpu", *PREDICT]),
+    Reader("run-classes.csv", ["sub.py", "1", "cpu", *PREDICT]),
     Reader("run-0002.params", [*ON, "--load-epoch", "2"]),
     Reader("run-0002.states", [*ON, "--load-epoch", "2"]),
     Reader("run-0002.params", [*ON, "--resume"]),
