@@ -5,6 +5,9 @@
 Starts MXNet's scheduler on this machine, and on every host a server and a worker. The worker is
 COMMAND, with --kv-store dist_sync among its flags. A host named localhost is this machine, and may
 be named several times. Where one process fails, all are ended; Ctrl-C and SIGTERM are passed on.
+
+On trusted networks only: MXNet's servers encrypt nothing and check nobody's identity, and they
+unpickle what they are sent (the optimizer): whoever reaches their ports can run code on them.
 """
 
 import argparse

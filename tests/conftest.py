@@ -12,6 +12,8 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+# The servers of the tests are on this machine, where a proxy of the network does not look.
+os.environ.update(no_proxy="127.0.0.1,localhost", NO_PROXY="127.0.0.1,localhost")
 # A shell's background job ignores Ctrl-C, and what it starts inherits that: not so our scripts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -47,17 +47,24 @@ def cluster(*arguments, **settings):
 
 
 def processes_of(text):
-    """The command lines of this machine that hold `text`."""
-    found = []
+    """{number: command line} of this machine's processes that hold `text`."""
+    if os.path.exists("/proc/self/cmdline"):
+        lines = dict(of_proc())
+    else:  # not Linux
+        listed = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,args="], stdout=subprocess.PIPE)
+        pairs = (line.split(None, 1) for line in listed.stdout.decode().splitlines())
+        lines = {int(number): "".join(line) for number, *line in pairs}
+    lines.pop(os.getpid())
+    return {number: line for number, line in lines.items() if text in line}
+
+
+def of_proc():
     for number in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{number}/cmdline") as stream:
-                line = stream.read()
-        except OSError:
+                yield int(number), stream.read().replace("\0", " ")
+        except OSError:  # it has ended
             continue
-        if text in line and int(number) != os.getpid():
-            found.append(line)
-    return found
 
 
 def test_two_workers_train_as_one_with_the_joint_batch(flags, tmp_path):
@@ -75,7 +82,7 @@ def test_two_workers_train_as_one_with_the_joint_batch(flags, tmp_path):
         np.testing.assert_allclose(
             got[name].asnumpy(), expected[name].asnumpy(), atol=1e-5, err_msg=name
         )
-    assert processes_of(two) == []
+    assert not processes_of(two)
 
 
 @pytest.mark.parametrize("kv_store", ["dist_async", "dist_device_sync"])
@@ -91,10 +98,15 @@ def test_the_other_ways_to_share_gradients_end_and_log_their_rates(flags, tmp_pa
     assert ("update by MXNet's rule" in said) == (kv_store == "dist_async")
     before, after = checkpoint.load(str(tmp_path / "plain"), 0)[1], checkpoint.load(prefix, 2)[1]
     assert (after["conv0_weight"].asnumpy() != before["conv0_weight"].asnumpy()).any()
-    assert processes_of(prefix) == []
+    assert not processes_of(prefix)
 
 
-@pytest.mark.parametrize("victim", ["worker", "job", "cluster.sh"])
+LINUX_ALONE = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux ends the processes of a killed parent"
+)
+
+
+@pytest.mark.parametrize("victim", ["worker", "job", pytest.param("cluster.sh", marks=LINUX_ALONE)])
 def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
     prefix = str(tmp_path / "long")
     worker = [*FINE_TUNE, *flags, "--batch-size", 8, "--model-prefix", prefix]
@@ -106,8 +118,9 @@ def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     if victim == "worker":
-        pattern = f"^{' '.join(FINE_TUNE)} .*{prefix}"
-        subprocess.run(["pkill", "-9", "-o", "-f", pattern], check=True)
+        started = processes_of(prefix).items()
+        workers = [number for number, line in started if line.startswith(" ".join(FINE_TUNE))]
+        os.kill(min(workers), signal.SIGKILL)  # the oldest: no child of a worker
     else:
         job.send_signal(signal.SIGTERM if victim == "job" else signal.SIGKILL)
     _, said = job.communicate(timeout=60)
@@ -117,7 +130,7 @@ def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
         assert "ended with SIGKILL: ending the job" in said
     elif victim == "job":
         assert job.returncode == 128 + signal.SIGTERM
-    assert processes_of(prefix) == []
+    assert not processes_of(prefix)
 
 
 def test_other_hosts_are_reached_over_ssh(tmp_path):
@@ -137,3 +150,9 @@ def test_other_hosts_are_reached_over_ssh(tmp_path):
 def test_a_distributed_run_without_its_cluster_says_how_to_start_one(script):
     said = script("fine-tune.py", "--kv-store", "dist_sync", status=2).stderr
     assert "is started by cluster.sh" in said
+
+
+def test_its_help_says_that_it_is_for_trusted_networks():
+    command = ["sh", os.path.join(ROOT, "cluster.sh"), "--help"]
+    said = subprocess.run(command, capture_output=True, encoding="utf-8").stdout
+    assert "On trusted networks only" in said and "unpickle what they are sent" in said

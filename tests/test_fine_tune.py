@@ -289,7 +289,10 @@ def test_two_runs_of_the_same_prefix_do_not_mix(script, flags, tmp_path):
 
 
 def test_run_sh_without_its_gpus_says_what_there_is():
-    done = subprocess.run(["sh", "run.sh"], cwd=ROOT, capture_output=True, encoding="utf-8")
+    no_gpus = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        ["sh", "run.sh"], cwd=ROOT, env=no_gpus, capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line]
     assert "--gpus 0,1,2,3" in line
@@ -333,7 +336,8 @@ def test_missing_records_name_the_step_that_makes_them(script, flags, tmp_path):
         (("--head-lr-mult", "-1"), "--head-lr-mult -1.0: must be 0 or more"),
     ],
 )
-def test_a_wrong_flag_is_one_line(script, flags, wrong, message):
+def test_a_wrong_flag_is_one_line(script, flags, wrong, message, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     said = script("fine-tune.py", *flags, *wrong, status=2).stderr
     last = said.splitlines()[-1]
     assert last.startswith("fine-tune.py: ")

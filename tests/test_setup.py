@@ -5,6 +5,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import zipfile
 
@@ -406,7 +407,16 @@ def test_without_flock_one_of_many_takes_the_lock_of_a_killed_run(repository, fa
     assert not [name for name in os.listdir(repository) if name.startswith(".tmp")]
 
 
+@pytest.fixture
+def package_index(tmp_path):
+    """Skips the test where pip cannot download even a small package."""
+    small = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", tmp_path, "tqdm"]
+    if subprocess.run(small, capture_output=True).returncode != 0:
+        pytest.skip("no package index can be reached")
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("package_index")
 def test_one_command_makes_an_environment_and_a_second_call_does_nothing(repository):
     for attempt in ("first", "second"):
         done = subprocess.run(

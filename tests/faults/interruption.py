@@ -106,23 +106,24 @@ def fill_disk(ballast, left=0):
 
 
 def _before_each_change(function):
-    """Call `function(path)` before a file is opened for writing, renamed, removed or cut."""
+    """Call `function(path)` before a file is opened for writing, renamed, removed or cut.
+
+    `open()` with an opener is heard twice, and counts once; what is cut while it is open, not.
+    """
+    opened = [None]
 
     def hear(event, arguments):
         if event == "open":
-            path, _, flags = arguments
+            path, mode, flags = arguments
             changes = isinstance(path, str) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+            changes = changes and not (mode is None and path == opened[0])
+            opened[0] = None if mode is None else path
         else:
             changes = event in ("os.rename", "os.remove", "os.truncate")
-        if changes:
-            function(_path_of(arguments[0]))
+        if changes and not isinstance(arguments[0], int):
+            function(os.path.abspath(arguments[0]))
 
     sys.addaudithook(hear)
-
-
-def _path_of(file):
-    """The path of a file that is named, or open under a number."""
-    return os.readlink(f"/proc/self/fd/{file}") if isinstance(file, int) else os.path.abspath(file)
 
 
 def _freeze_before(frozen_path):

@@ -41,8 +41,13 @@ class Scripts:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            # Nobody downloads anything here: no host has this name.
-            env={**os.environ, "http_proxy": "http://no.invalid", "https_proxy": "no.invalid"},
+            env={
+                **os.environ,
+                # Nobody downloads anything here: no host has this name.
+                "http_proxy": "http://no.invalid",
+                "https_proxy": "no.invalid",
+                "CUDA_VISIBLE_DEVICES": "",  # what is said about GPUs is that of a machine without
+            },
         )
 
     def __call__(
