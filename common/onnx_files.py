@@ -7,7 +7,8 @@ from common.networks import onnx_files, symbol_file
 def read_network(path, mean, std):
     """Return (symbol, arg_params, aux_params) of an image classifier in ONNX.
 
-    As `common.networks.onnx_files.read_network`, whose graph this makes a symbol of.
+    As `common.networks.onnx_files.read_network`, as a symbol.
     """
-    graph, params, stats = onnx_files.read_network(path, mean, std)
-    return mx.sym.load_json(symbol_file.to_json(graph)), params, stats
+    network = onnx_files.read_network(path, mean, std)
+    symbol = mx.sym.load_json(symbol_file.to_json(network.graph))
+    return symbol, network.params, network.stats

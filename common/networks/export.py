@@ -18,7 +18,7 @@ INSTALL = f"pip install -r {REQUIREMENTS}"
 OPERATORS = {**export_layers.OPERATORS, **export_shapes.OPERATORS}
 
 
-def export_onnx(path, graph, params, stats, image_shape):
+def export_onnx(path, network, image_shape):
     """Write a network to `path`: `data` (N, 3, H, W) float32 RGB, 0 to 255, -> `probabilities`.
 
     N is free, H and W are those of `image_shape`. The training head's label is gone.
@@ -30,7 +30,8 @@ def export_onnx(path, graph, params, stats, image_shape):
         import onnx
     except ImportError:
         raise UserError(f"--export-onnx needs the package onnx: {INSTALL}") from None
-    inference, arrays = without_label(graph), {**params, **stats}
+    inference = without_label(network.graph)
+    arrays = {**network.params, **network.stats}
     for gamma in fixed_gammas(inference):  # MXNet takes 1, whatever is stored
         arrays[gamma] = np.ones_like(arrays[gamma])
     exporter = Exporter(onnx, arrays, image_shape)

@@ -31,9 +31,8 @@ def _prelu(net, node):
     slope = net.constant(node, 1)
     if slope.size not in (1, net.shape(node)[1]):
         raise UnsupportedError(node, f"with slopes of shape {slope.shape}")
-    name = net.name("prelu", node.inputs[1])
-    net.parameter(f"{name}_gamma", slope.reshape(-1))
-    return net.add("LeakyReLU", "prelu", net.entry(node), name=name, act_type="prelu")
+    name, params = net.name("prelu", node.inputs[1]), {"gamma": slope.reshape(-1)}
+    return net.layer("LeakyReLU", name, net.entry(node), params, act_type="prelu")
 
 
 def _clip(net, node):

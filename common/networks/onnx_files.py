@@ -1,13 +1,12 @@
 """ONNX image classifiers as networks that are fed raw images."""
 
-import numpy as np
-
 from common.files import UserError
+from common.networks import Network
 from common.networks.graph import Builder
 from common.networks.onnx_graph import UnsupportedError, read_graph
 from common.networks.onnx_importer import Importer
+from common.networks.torch_networks import normalised_data
 
-BATCH_NORM_EPSILON = 2e-5
 ADVICE = (
     "export it with torch.onnx.export(..., dynamo=False, opset_version=13),"
     " or import its PyTorch checkpoint"
@@ -15,7 +14,7 @@ ADVICE = (
 
 
 def read_network(path, mean, std):
-    """Return (graph, params, stats) of an image classifier in ONNX.
+    """Return the `Network` of an image classifier in ONNX.
 
     The result is fed raw RGB, `data` (N, 3, H, W), 0 to 255, and ends in `fc1` and `softmax`.
     Weights may lie in a second file beside it.
@@ -30,9 +29,8 @@ def read_network(path, mean, std):
     try:
         onnx_graph = read_graph(path)
         _end_at_logits(onnx_graph)
-        builder = Builder()
-        image, params, stats = normalised_data(builder, mean, std)
-        importer = Importer(onnx_graph, builder, image)
+        builder, image = Builder(), normalised_data(mean, std)
+        importer = Importer(onnx_graph, builder, builder.copy_of(image.graph))
         logits = importer.run()
     except UnsupportedError as error:
         raise UserError(f"{path}: {error} cannot be imported; {ADVICE}") from None
@@ -47,38 +45,9 @@ def read_network(path, mean, std):
     shape = onnx_graph.shapes.get(onnx_graph.output, ())
     if len(shape) != 2:
         logits = _as_one_row(path, builder, logits, shape)
-    softmax = builder.add("SoftmaxOutput", "softmax", logits)
-    graph = builder.graph(softmax)
-    used = {node["name"] for node in graph["nodes"]}
-    params, stats = (
-        {name: array for name, array in arrays.items() if name in used}
-        for arrays in ({**params, **importer.params}, {**stats, **importer.stats})
-    )
-    return graph, params, stats
-
-
-def normalised_data(builder, mean, std):
-    """Add `(data - mean) / std`, channel by channel; return (entry, params, stats).
-
-    `data` is of any type. A BatchNorm of fixed statistics, which no training moves.
-    """
-    data = builder.add("Cast", "data_float32", builder.variable("data"), dtype="float32")
-    gamma, beta = (
-        builder.variable(f"bn_data_{name}", lr_mult=0, wd_mult=0) for name in ("gamma", "beta")
-    )
-    eps = BATCH_NORM_EPSILON
-    attrs = {"eps": eps, "fix_gamma": True, "use_global_stats": True}
-    entry = builder.add("BatchNorm", "bn_data", data, gamma, beta, **attrs)
-    params = {"bn_data_gamma": np.ones(3), "bn_data_beta": np.zeros(3)}
-    stats = {
-        "bn_data_moving_mean": np.array(mean),
-        "bn_data_moving_var": np.array(std, np.float64) ** 2 - eps,
-    }
-    params, stats = (
-        {name: array.astype(np.float32) for name, array in arrays.items()}
-        for arrays in (params, stats)
-    )
-    return entry, params, stats
+    graph = builder.graph(builder.add("SoftmaxOutput", "softmax", logits))
+    params, stats = {**image.params, **importer.params}, {**image.stats, **importer.stats}
+    return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
 
 
 def _end_at_logits(onnx_graph):

@@ -60,9 +60,9 @@ class Importer:
             node = next((makers[name] for name in node.inputs if name in makers), None)
         return node if node is not None and node.op in ("Gemm", "MatMul") else None
 
-    def add(self, op, hint, *entries, name=None, **attrs):
-        """Add an MXNet operator under `name`, or a made-up one: `relu0`."""
-        return self.builder.add(op, name or self.name(hint), *entries, **attrs)
+    def add(self, op, hint, *entries, **attrs):
+        """Add an operator without parameters under a made-up name: `relu0`."""
+        return self.builder.add(op, self.name(hint), *entries, **attrs)
 
     def name(self, hint, weight=""):
         """Return a new name of a layer: that of its weight's module where it has one."""
@@ -73,9 +73,9 @@ class Importer:
         self._taken.add(name)
         return name
 
-    def product_name(self, node, weight):
+    def product_name(self, node):
         """Return the name of a matrix product: `fc1` of the one that ends the network."""
-        return "fc1" if node is self._head else self.name("fc", weight)
+        return "fc1" if node is self._head else self.name("fc", node.inputs[1])
 
     def entry(self, node, index=0):
         """Return the entry of an input that depends on the images."""
@@ -108,14 +108,18 @@ class Importer:
             raise UnsupportedError(node, "along the batch")
         return axes
 
-    def parameter(self, name, array):
-        """Set a parameter that training moves."""
-        self.params[name] = np.ascontiguousarray(array, np.float32)
+    def layer(self, op, name, entry, params, **attrs):
+        """Add an operator with its parameters, `{ending of the name: array}`; None is left out."""
+        for ending, array in params.items():
+            if array is not None:
+                arrays = self.stats if ending.startswith("moving") else self.params
+                arrays[f"{name}_{ending}"] = np.ascontiguousarray(array, np.float32)
+        return self.builder.add(op, name, entry, **attrs)
 
     def fixed(self, hint, array):
         """Return a variable of a constant, which training leaves alone."""
         name = self.name(hint)
-        self.parameter(name, array)
+        self.params[name] = np.ascontiguousarray(array, np.float32)
         return self.builder.variable(name, lr_mult=0, wd_mult=0, shape=np.shape(array))
 
     def take_bias(self, node, size, entry_of):

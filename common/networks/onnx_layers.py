@@ -49,15 +49,12 @@ def _conv(net, node):
     strides, dilations = _two(node, "strides", 1), _two(node, "dilations", 1)
     first, last = _pads(net, node, kernel, strides, dilations)
     entry, pad = _pad_unevenly(net, node, first, last)
-    bias, name = net.constant(node, 2), net.name("conv", node.inputs[1])
-    net.parameter(f"{name}_weight", weight)
-    if bias is not None:
-        net.parameter(f"{name}_bias", bias)
-    return net.add(
+    bias = net.constant(node, 2)
+    return net.layer(
         "Convolution",
-        "conv",
+        net.name("conv", node.inputs[1]),
         entry,
-        name=name,
+        {"weight": weight, "bias": bias},
         num_filter=weight.shape[0],
         kernel=kernel,
         stride=strides,
@@ -69,15 +66,11 @@ def _conv(net, node):
 
 
 def _fully_connected(net, node, weight, bias):
-    name = net.product_name(node, node.inputs[1])
-    net.parameter(f"{name}_weight", weight)
-    if bias is not None:
-        net.parameter(f"{name}_bias", bias)
-    return net.add(
+    return net.layer(
         "FullyConnected",
-        "fc",
+        net.product_name(node),
         net.entry(node),
-        name=name,
+        {"weight": weight, "bias": bias},
         num_hidden=weight.shape[0],
         no_bias=bias is None,
         flatten=len(net.shape(node)) == 2,
@@ -104,14 +97,15 @@ def _matmul(net, node):
 
 
 def _batch_norm(net, node):
-    name = net.name("bn", node.inputs[1])
-    net.parameter(f"{name}_gamma", net.constant(node, 1))
-    net.parameter(f"{name}_beta", net.constant(node, 2))
-    for key, index in (("moving_mean", 3), ("moving_var", 4)):
-        net.stats[f"{name}_{key}"] = np.ascontiguousarray(net.constant(node, index), np.float32)
-    eps = node.attrs.get("epsilon", 1e-5)
-    return net.add(
-        "BatchNorm", "bn", net.entry(node), name=name, eps=eps, momentum=0.9, fix_gamma=False
+    endings = ("gamma", "beta", "moving_mean", "moving_var")
+    return net.layer(
+        "BatchNorm",
+        net.name("bn", node.inputs[1]),
+        net.entry(node),
+        {ending: net.constant(node, i) for i, ending in enumerate(endings, start=1)},
+        eps=node.attrs.get("epsilon", 1e-5),
+        momentum=0.9,
+        fix_gamma=False,
     )
 
 
@@ -119,11 +113,10 @@ def _layer_norm(net, node):
     axis = net.axes(node, node.attrs.get("axis", -1))
     if axis != [len(net.shape(node)) - 1]:
         raise UnsupportedError(node, "over several axes")
-    name, gamma = net.name("ln", node.inputs[1]), net.constant(node, 1)
-    net.parameter(f"{name}_gamma", gamma)
-    net.parameter(f"{name}_beta", net.constant(node, 2, np.zeros_like(gamma)))
-    eps = node.attrs.get("epsilon", 1e-5)
-    return net.add("LayerNorm", "ln", net.entry(node), name=name, axis=-1, eps=eps)
+    gamma = net.constant(node, 1)
+    params = {"gamma": gamma, "beta": net.constant(node, 2, np.zeros_like(gamma))}
+    eps, name = node.attrs.get("epsilon", 1e-5), net.name("ln", node.inputs[1])
+    return net.layer("LayerNorm", name, net.entry(node), params, axis=-1, eps=eps)
 
 
 def _local_response_norm(net, node):
@@ -142,8 +135,8 @@ def _pool(kind):
     def convert(net, node):
         kernel, strides = _two(node, "kernel_shape", 1), _two(node, "strides", 1)
         first, last = _pads(net, node, kernel, strides)
-        if kernel == tuple(net.shape(node)[2:]) and not any(first + last):
-            return _pool_globally(net, net.entry(node), kind)  # an adaptive pool, exported
+        if kind == "avg" and kernel == net.shape(node)[2:] and not any(first + last):
+            return _pool_globally(net, net.entry(node), kind)  # of images of any size
         if _two(node, "dilations", 1) != (1, 1):
             raise UnsupportedError(node, "with dilations")
         counts_pads = bool(node.attrs.get("count_include_pad", 0))
