@@ -88,7 +88,10 @@ def _pooling(net, layer):
     pads = layer.pair("pad", 0) * 2
     counted = kind == "avg" and layer.flag("count_include_pad", True)
     if convention == "full":
-        data, pads = _pad_to_full(net, layer, kernel, stride, pads, counted)
+        if counted and any(pads):
+            data = net.add("Pad", f"{layer.name}_pad", data, _all_axes(pads), _one(0))
+            pads = [0] * 4
+        pads, counted = _pads_to_full(net, data, kernel, stride, pads), False
     elif convention != "valid":
         raise layer.lacks(f"pooling_convention {convention}")
     return net.add(
@@ -102,20 +105,21 @@ def _pooling(net, layer):
     )
 
 
-def _pad_to_full(net, layer, kernel, stride, pads, counted):
-    """Return (data, pads) with which the last windows, which stand out, are there.
+def _pads_to_full(net, data, kernel, stride, pads):
+    """Return the pads with which there are the last windows too, of which a part stands out.
 
-    ONNX's own ceil_mode leaves windows out where they would lie in the padding, and what it counts
-    in an average changed from runtime to runtime.
+    That part counts in no average. ONNX's own ceil_mode differs from runtime to runtime.
     """
-    sizes = net.shape(layer.inputs[0])[2:]
-    more = [
-        -(-(size + 2 * pad - side) // step) * step - (size + 2 * pad - side)
+    sizes = net.shape(data)[2:]
+    over = [
+        -(size + 2 * pad - side) % step
         for size, pad, side, step in zip(sizes, pads, kernel, stride)
     ]
-    if counted and any(pads) and any(more):
-        raise layer.lacks("pooling_convention full, pad and count_include_pad")
-    return layer.inputs[0], pads[:2] + [pad + m for pad, m in zip(pads, more)]
+    return pads[:2] + [pad + more for pad, more in zip(pads, over)]
+
+
+def _all_axes(pads):
+    return np.array([0, 0, *pads[:2], 0, 0, *pads[2:]], np.int64)
 
 
 def _adaptive_pooling(net, layer):

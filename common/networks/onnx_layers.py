@@ -5,22 +5,22 @@ import numpy as np
 from common.networks.onnx_graph import LARGEST, UnsupportedError
 
 
-def _two(node, name, default):
-    """Return an attribute of a height and a width."""
-    values = node.attrs.get(name, [default, default])
-    if len(values) != 2:
-        raise UnsupportedError(node, f"{name} {tuple(values)} is not of images")
+def _sizes(node, name, default, rank=2):
+    """Return an attribute of a height and a width, or of as many numbers as `rank` says."""
+    values = node.attrs.get(name, [default] * rank)
+    if len(values) != rank:
+        raise UnsupportedError(node, f"{name} {tuple(values)}")
     return tuple(values)
 
 
-def _pads(net, node, kernel, strides, dilations=(1, 1)):
+def _pads(net, node, kernel, strides, dilations):
     """Return the padding (above, left) and (below, right)."""
     auto = node.attrs.get("auto_pad", "NOTSET")
     if auto == "NOTSET":
-        pads = node.attrs.get("pads", [0] * 4)
-        return tuple(pads[:2]), tuple(pads[2:])
+        pads = _sizes(node, "pads", 0, 2 * len(kernel))
+        return pads[: len(kernel)], pads[len(kernel) :]
     if auto == "VALID":
-        return (0, 0), (0, 0)
+        return ((0,) * len(kernel),) * 2
     less, more = [], []
     for size, side, stride, step in zip(net.shape(node)[2:], kernel, strides, dilations):
         total = max((-(-size // stride) - 1) * stride + (side - 1) * step + 1 - size, 0)
@@ -35,6 +35,8 @@ def _pad_unevenly(net, node, first, last, value=0.0):
     entry = net.entry(node)
     if first == last:
         return entry, first
+    if len(first) != 2:
+        raise UnsupportedError(node, f"with uneven pads {first + last}")
     return _pad_images(net, entry, first, last, value), (0, 0)
 
 
@@ -46,7 +48,7 @@ def _pad_images(net, entry, first, last, value, mode="constant"):
 def _conv(net, node):
     weight = net.constant(node, 1)
     kernel = weight.shape[2:]
-    strides, dilations = _two(node, "strides", 1), _two(node, "dilations", 1)
+    strides, dilations = (_sizes(node, key, 1, len(kernel)) for key in ("strides", "dilations"))
     first, last = _pads(net, node, kernel, strides, dilations)
     entry, pad = _pad_unevenly(net, node, first, last)
     bias = net.constant(node, 2)
@@ -133,11 +135,11 @@ def _local_response_norm(net, node):
 
 def _pool(kind):
     def convert(net, node):
-        kernel, strides = _two(node, "kernel_shape", 1), _two(node, "strides", 1)
-        first, last = _pads(net, node, kernel, strides)
+        kernel, strides = _sizes(node, "kernel_shape", 1), _sizes(node, "strides", 1)
+        first, last = _pads(net, node, kernel, strides, (1, 1))
         if kind == "avg" and kernel == net.shape(node)[2:] and not any(first + last):
             return _pool_globally(net, net.entry(node), kind)  # of images of any size
-        if _two(node, "dilations", 1) != (1, 1):
+        if _sizes(node, "dilations", 1) != (1, 1):
             raise UnsupportedError(node, "with dilations")
         counts_pads = bool(node.attrs.get("count_include_pad", 0))
         if kind == "avg" and first != last and not counts_pads:

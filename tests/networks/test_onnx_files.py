@@ -27,10 +27,11 @@ def ints(*values):
     return np.array(values, np.int64)
 
 
-def write(path, nodes, opset=13, count="N", size=8, **constants):
+def write(path, nodes, opset=13, count="N", size=8, features=None, **constants):
     """Write a network of (operator, inputs, outputs, attributes), from `x` to `features`.
 
-    A classifier of four classes follows, as PyTorch writes one.
+    A classifier of four classes follows, as PyTorch writes one; `features` is the number of its
+    inputs, where ONNX cannot infer it.
     """
     make, tensor = onnx.helper.make_node, onnx.numpy_helper.from_array
     kind, value = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
@@ -50,7 +51,7 @@ def write(path, nodes, opset=13, count="N", size=8, **constants):
         make("Flatten", ["features"], ["flat"]),
         make("Gemm", ["flat", "head.weight", "head.bias"], ["logits"], transB=1),
     ]
-    head = {"head.weight": weights(4, int(np.prod(shape))), "head.bias": weights(4)}
+    head = {"head.weight": weights(4, features or int(np.prod(shape))), "head.bias": weights(4)}
     onnx.save(model(count, made, value("logits", kind, [count, 4]), {**constants, **head}), path)
     return str(path)
 
@@ -103,6 +104,8 @@ CASES = {
     "conv uneven": (one("Conv", "x w", pads=[0, 1, 2, 1]), {"w": (4, 3, 2, 3)}),
     "conv same upper": (one("Conv", "x w", **UPPER), {"w": (4, 3, 3, 3)}),
     "conv same lower": (one("Conv", "x w", **LOWER), {"w": (4, 3, 3, 3)}),
+    "conv of a row": ([("ReduceMean", "x", "y", {"axes": [2], "keepdims": 0}),
+                       *one("Conv", "y w", pads=[1, 1])], {"w": (4, 3, 3)}),
     "batch norm": (one("BatchNormalization", "x s b m v", epsilon=1e-3), "statistics"),
     "lrn": (one("LRN", size=3, alpha=0.3, beta=0.6, bias=1.5), {}),
     "max pool": (one("MaxPool", **POOL, pads=[1] * 4), {}),
@@ -257,7 +260,7 @@ def test_a_shuffle_of_channels_holds_for_images_of_another_size(tmp_path, mx):
     arrays = {"w": weights(6, 3, 3, 3), "zero": np.int64(0), "two_": np.int64(2)}
     arrays.update(first=ints(0), groups=ints(2, 3), six=ints(6))
     nodes = [*SHUFFLE[:-1], ("Reshape", "t merged", "m", {}), *one("GlobalAveragePool", "m")]
-    path = write(tmp_path / "net.onnx", nodes, **arrays)
+    path = write(tmp_path / "net.onnx", nodes, features=6, **arrays)
     compare(mx, path)
     network = onnx_files.read_network(path, MEAN, STD)
     assert probabilities(mx, network, raw_images(size=12)).shape == (2, 4)
