@@ -268,7 +268,6 @@ def test_int8_leaves_the_head_in_float32(shared):
     assert in_int8 == {"_sg_mkldnn_conv"}
 
 
-@pytest.mark.skipif(mx.__version__ < "1.9", reason="MXNet exports ONNX from 1.9 on")
 def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")

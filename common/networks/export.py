@@ -156,12 +156,9 @@ class Layer:
         """Return an attribute that is true or false."""
         return bool(self.get(key, default))
 
-    def pair(self, key, default):
-        """Return a height and a width."""
-        value = self.get(key) or (default, default)
-        if len(value) != 2:
-            raise self.lacks(f"{key} {value}")
-        return list(value)
+    def sizes(self, key, default):
+        """Return an attribute that has a number for each side of the kernel."""
+        return list(self.get(key) or [default] * len(self.get("kernel")))
 
     def outputs(self):
         """Return names for all results of a layer of several."""

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+_CHANNELS_FIRST = (None, "NCHW", "NCW")
+
 
 def _one(number):
     return np.float32(number)
@@ -11,16 +13,16 @@ def _one(number):
 
 
 def _convolution(net, layer):
-    if layer.get("layout", "NCHW") != "NCHW":
+    if layer.get("layout") not in _CHANNELS_FIRST:
         raise layer.lacks(f"layout {layer.get('layout')}")
     return net.add(
         "Conv",
         layer.name,
         *layer.inputs,
         kernel_shape=list(layer.get("kernel")),
-        strides=layer.pair("stride", 1),
-        pads=layer.pair("pad", 0) * 2,
-        dilations=layer.pair("dilate", 1),
+        strides=layer.sizes("stride", 1),
+        pads=layer.sizes("pad", 0) * 2,
+        dilations=layer.sizes("dilate", 1),
         group=layer.get("num_group", 1),
     )
 
@@ -78,14 +80,15 @@ def _local_response_norm(net, layer):
 
 def _pooling(net, layer):
     kind, data = layer.get("pool_type", "max"), layer.inputs[0]
-    if kind not in ("avg", "max") or layer.get("layout", "NCHW") != "NCHW":
-        raise layer.lacks(f"pool_type {kind}, layout {layer.get('layout', 'NCHW')}")
+    layout = layer.get("layout")
+    if kind not in ("avg", "max") or layout not in _CHANNELS_FIRST:
+        raise layer.lacks(f"pool_type {kind}, layout {layout or 'NCHW'}")
     op = {"avg": "AveragePool", "max": "MaxPool"}[kind]
     if layer.flag("global_pool"):
         return net.add(f"Global{op}", layer.name, data)
     convention = layer.get("pooling_convention", "valid")
-    kernel, stride = layer.pair("kernel", 1), layer.pair("stride", 1)
-    pads = layer.pair("pad", 0) * 2
+    kernel, stride = layer.sizes("kernel", 1), layer.sizes("stride", 1)
+    pads = layer.sizes("pad", 0) * 2
     counted = kind == "avg" and layer.flag("count_include_pad", True)
     if convention == "full":
         if counted and any(pads):

@@ -1,5 +1,7 @@
 """ONNX image classifiers as networks that are fed raw images."""
 
+import numpy as np
+
 from common.files import UserError
 from common.networks import Network
 from common.networks.graph import Builder
@@ -46,6 +48,9 @@ def read_network(path, mean, std):
     if len(shape) != 2:
         logits = _as_one_row(path, builder, logits, shape)
     graph = builder.graph(builder.add("SoftmaxOutput", "softmax", logits))
+    for name, array in {**importer.params, **importer.stats}.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{path}: damaged: {name} holds what is not a number; export it again")
     params, stats = {**image.params, **importer.params}, {**image.stats, **importer.stats}
     return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
 

@@ -4,6 +4,7 @@ Exporters write a reshape as a chain of Shape, Gather, Mul, Concat; weights as I
 of other weights. All that does not depend on the images is computed here.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -22,6 +23,8 @@ _NOT_FOLDED = {"If", "Loop", "Scan", "Bernoulli", "Multinomial", "RandomNormalLi
 _NOT_FOLDED |= {"RandomUniformLike", "Dropout"}
 # Shape inference needs the numbers of shapes, axes and indices, not those of weights.
 _MOST_INDICES = 1024
+# No weight of a classifier is larger; a small file can ask for terabytes.
+_MOST_FOLDED = 2**28
 
 
 # MXNet reads no "inf" in attributes.
@@ -90,9 +93,10 @@ def _load(onnx, path):
     onnx.load_external_data_for_model(model, folder)
     onnx.checker.check_model(model)
     if model.functions:
-        from onnx import inliner
+        with contextlib.suppress(ImportError):  # onnx 1.15 and newer can; else they are named
+            from onnx import inliner
 
-        model = inliner.inline_local_functions(model)
+            model = inliner.inline_local_functions(model)
     return model
 
 
@@ -199,6 +203,7 @@ class _Folder:
             or node.domain not in STANDARD_DOMAINS
             or any(name not in self._tensors for name in inputs)
             or (not inputs and node.op_type != "Constant")
+            or any(math.prod(self._shapes.get(name, ())) > _MOST_FOLDED for name in node.output)
         ):
             return None
         from onnx.reference import ReferenceEvaluator

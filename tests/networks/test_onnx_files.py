@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.files import UserError
-from common.networks import onnx_files, symbol_file
+from common.networks import export, onnx_files, symbol_file
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -190,6 +190,15 @@ def constants(case):
 def test_an_operator_gives_the_numbers_of_onnx_runtime(case, tmp_path, mx):
     nodes, arrays = CASES[case]
     compare(mx, write(tmp_path / "net.onnx", nodes, **constants(arrays)))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_imported_and_exported_again_gives_the_same_numbers(case, tmp_path):
+    nodes, arrays = CASES[case]
+    path, again = write(tmp_path / "net.onnx", nodes, **constants(arrays)), tmp_path / "again.onnx"
+    export.export_onnx(str(again), onnx_files.read_network(path, MEAN, STD), (3, 8, 8))
+    (ours,) = runtime.InferenceSession(str(again)).run(None, {"data": raw_images()})
+    np.testing.assert_allclose(ours, expected(path, raw_images()), atol=1e-4)
 
 
 NEWER = {
@@ -378,6 +387,34 @@ def test_an_operator_that_cannot_be_expressed_is_named(nodes, arrays, said, tmp_
         onnx_files.read_network(path, MEAN, STD)
     assert "dynamo=False, opset_version=13" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_weight_that_is_not_a_number_is_named(tmp_path):
+    path = write(tmp_path / "net.onnx", one("Conv", "x w"), w=weights(4, 3, 3, 3) * np.nan)
+    with pytest.raises(UserError, match="damaged: conv0_weight holds what is not a number"):
+        onnx_files.read_network(path, MEAN, STD)
+
+
+def test_a_constant_of_a_terabyte_is_not_made(tmp_path):
+    nodes = [
+        ("ConstantOfShape", "sizes", "c", {}),
+        ("ReduceMean", "c", "m", {}),
+        *one("Add", "x m"),
+    ]
+    path = write(tmp_path / "net.onnx", nodes, sizes=ints(2**20, 2**20))
+    with pytest.raises(UserError, match=r"the operator ConstantOfShape \(has no counterpart"):
+        onnx_files.read_network(path, MEAN, STD)
+
+
+def test_a_file_that_is_damaged_anywhere_ends_in_one_line(tmp_path):
+    path = tmp_path / "net.onnx"
+    write(path, one("Conv", "x w b"), w=weights(4, 3, 3, 3), b=weights(4))
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 40, 97):
+        path.write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"net\.onnx: ") as error:
+            onnx_files.read_network(str(path), MEAN, STD)
+        assert "\n" not in str(error.value)
 
 
 def test_a_network_of_several_labels_is_no_classifier(tmp_path):
