@@ -16,8 +16,11 @@ from common.files import UserError, require_file
 REQUIREMENTS = "requirements/onnx.txt"
 STANDARD_DOMAINS = ("", "ai.onnx")
 
+_OLDEST_OPSET = 7  # those before broadcast otherwise
+
 # What stands in for dimensions that the file leaves open: one image of the usual size.
 _DEFAULT_IMAGE = (1, 3, 224, 224)
+_CHANNELS_LAST = (1, 224, 224, 3)
 # Operators that hold graphs, and those whose result differs from call to call.
 _NOT_FOLDED = {"If", "Loop", "Scan", "Bernoulli", "Multinomial", "RandomNormalLike"}
 _NOT_FOLDED |= {"RandomUniformLike", "Dropout"}
@@ -64,7 +67,7 @@ def read_graph(path):
     """Return the `OnnxGraph` of a file of one input and one output.
 
     Raises:
-        UserError: the onnx package or a file is missing, or the graph has several inputs.
+        UserError: the onnx package or a file is missing, or it is no classifier of photographs.
     """
     require_file(path, "name an ONNX file")
     try:
@@ -81,7 +84,13 @@ def read_graph(path):
         if len(values) != 1:
             names = [value.name for value in values]
             raise UserError(f"{path}: has the {kind} {names}; an image classifier has one")
-    return _Folder(onnx, model, images[0]).fold()
+    graph = _Folder(onnx, model, images[0]).fold()
+    if graph.opset < _OLDEST_OPSET:
+        raise UserError(f"{path}: is of opset {graph.opset}; export it with opset 9 or newer")
+    shape = graph.shapes[graph.image]
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise UserError(f"{path}: takes images of shape {shape}; photographs have 3 channels")
+    return graph
 
 
 def _load(onnx, path):
@@ -173,7 +182,8 @@ class _Folder:
     def _with_fixed_shape(self, image):
         helper, tensor = self._onnx.helper, image.type.tensor_type
         dims = [dim.dim_value for dim in tensor.shape.dim] or [0] * 4
-        shape = [dim or usual for dim, usual in zip(dims, _DEFAULT_IMAGE)]
+        defaults = _CHANNELS_LAST if dims[1] != 3 and dims[-1] == 3 else _DEFAULT_IMAGE
+        shape = [dim or default for dim, default in zip(dims, defaults)]
         return helper.make_tensor_value_info(image.name, tensor.elem_type, shape)
 
     def _fold_known(self):

@@ -178,7 +178,7 @@ def _reduce(op, pool=None):
 
     def convert(net, node):
         axes = node.attrs.get("axes", net.constant(node, 1))
-        if axes is None:
+        if not np.size(axes) or axes is None:
             raise UnsupportedError(node, "over all axes")
         axes, keep = net.axes(node, axes), bool(node.attrs.get("keepdims", 1))
         if pool and axes == [2, 3] and len(net.shape(node)) == 4:
