@@ -157,6 +157,7 @@ class _Folder:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._image = self._with_fixed_shape(image)
         self._output = model.graph.output[0].name
+        self._read = {name for node in self._nodes for name in node.input} | {self._output}
         self._shapes = {}
 
     def fold(self):
@@ -197,16 +198,16 @@ class _Folder:
             if known is None:
                 left.append(node)
             else:
-                for name, array in zip(node.output, known):
+                for name, array in known.items():
                     self._tensors[name] = self._onnx.numpy_helper.from_array(array, name)
         folded = len(left) < len(self._nodes)
         self._nodes = left
         return folded
 
     def _compute(self, node):
-        """Return the arrays that a node gives, or None where they depend on the images."""
+        """Return `{name: array}` of what a node gives, or None where that depends on the images."""
         if node.op_type == "Shape" and node.input[0] in self._shapes:
-            return [self._shape_of(node)]
+            return {node.output[0]: self._shape_of(node)}
         inputs = [name for name in node.input if name]
         if (
             node.op_type in _NOT_FOLDED
@@ -218,11 +219,12 @@ class _Folder:
             return None
         from onnx.reference import ReferenceEvaluator
 
-        outputs = [self._onnx.ValueInfoProto(name=name) for name in node.output]
+        names = [name for name in node.output if name in self._read]
+        outputs = [self._onnx.ValueInfoProto(name=name) for name in names]
         tensors = [self._tensors[name] for name in {*inputs}]
         graph = self._onnx.helper.make_graph([node], "node", [], outputs, tensors)
         model = self._onnx.helper.make_model(graph, opset_imports=self._opsets)
-        return ReferenceEvaluator(model).run(None, {})
+        return dict(zip(names, ReferenceEvaluator(model).run(None, {})))
 
     def _shape_of(self, node):
         ends = {a.name: a.i for a in node.attribute}

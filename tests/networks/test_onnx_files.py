@@ -220,6 +220,7 @@ OLDER = {
     "clip by attributes": (one("Clip", min=0.0, max=0.5), {}),
     "slice by attributes": (one("Slice", starts=[1], ends=[3], axes=[1]), {}),
     "pad by attributes": (one("Pad", pads=[0, 0, 1, 1, 0, 0, 2, 0], value=1.0), {}),
+    "average pool rounded up": (one("AveragePool", **POOL, pads=[0, 0, 1, 1]), {}),
     "squeeze by attributes": ([("GlobalAveragePool", "x", "y", {}),
                                *one("Squeeze", "y", axes=[2, 3])], {}),
     "split by attributes": ([("Split", "x", "a b", {"axis": 1, "split": [1, 2]}),
