@@ -99,7 +99,9 @@ def _load(onnx, path):
     for tensor in model.graph.initializer:
         if onnx.external_data_helper.uses_external_data(tensor):
             _check_second_file(path, folder, {e.key: e.value for e in tensor.external_data})
-    onnx.load_external_data_for_model(model, folder)
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
     onnx.checker.check_model(model)
     if model.functions:
         with contextlib.suppress(ImportError):  # onnx 1.15 and newer can; else they are named
