@@ -7,6 +7,7 @@ from common.networks.graph import (
     Builder,
     arguments,
     edit,
+    ending_at,
     last_layers,
     output_of,
     replace_variable,
@@ -34,14 +35,19 @@ def find_head(graph):
     Raises:
         UserError: the network has no FullyConnected layer.
     """
+    head = _last_classifier(graph)
+    before = graph["nodes"][head["inputs"][0][0]]
+    return head["name"], output_of(graph, before["name"])
+
+
+def _last_classifier(graph):
     heads = [node for node in graph["nodes"] if node["op"] == "FullyConnected"]
     if not heads:
         raise UserError(
             "this network has no FullyConnected layer to swap; name the layer that the new head"
             f" comes after: --layer-before-fullc NAME, one of: {', '.join(last_layers(graph))}"
         )
-    before = graph["nodes"][heads[-1]["inputs"][0][0]]
-    return heads[-1]["name"], output_of(graph, before["name"])
+    return heads[-1]
 
 
 def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
@@ -67,9 +73,9 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
                 f"--layer-before-fullc {layer_before_fullc}: this network has no such layer;"
                 f" its last ones are: {', '.join(last_layers(graph))}"
             )
+        kept = subgraph(graph, output)
     else:
-        _, output = find_head(graph)
-    kept = subgraph(graph, output)
+        kept = ending_at(graph, _last_classifier(graph)["inputs"][0])
     used = set(arguments(kept))
     head = "fc1"
     while f"{head}_weight" in used:  # an inner layer of this network has the zoo's head's name
@@ -85,10 +91,9 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
 def without_label(graph):
     """Return the network that ends in a plain softmax instead of SoftmaxOutput and its label."""
     head = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
-    logits = graph["nodes"][head["inputs"][0][0]]["name"]
     builder = Builder()
-    features = builder.copy_of(subgraph(graph, f"{logits}_output"))
-    return builder.graph(builder.add("softmax", "probabilities", features, axis=1))
+    logits = builder.copy_of(ending_at(graph, head["inputs"][0]))
+    return builder.graph(builder.add("softmax", "probabilities", logits, axis=1))
 
 
 # --- The input -----------------------------------------------------------------------------------
@@ -158,23 +163,24 @@ def smooth_labels(graph, share):
 
     Szegedy et al. 2016, arXiv:1512.00567.
     """
-    return edit(graph, _is_loss, smooth_alpha=str(float(share)))
+    return _edit_loss(graph, smooth_alpha=str(float(share)))
 
 
 def scale_loss(graph, scale):
     """Return the network whose loss gradient is `scale` times as large (float16 underflows)."""
-    return edit(graph, _is_loss, grad_scale=str(float(scale)))
+    return _edit_loss(graph, grad_scale=str(float(scale)))
 
 
-def _is_loss(node):
-    return node["op"] == "SoftmaxOutput"
+def _edit_loss(graph, **attributes):
+    losses = [node["name"] for node in graph["nodes"] if node["op"] == "SoftmaxOutput"]
+    return edit(graph, dict.fromkeys(losses, attributes))
 
 
 def set_learning_rate_factors(graph, factors):
     """Return the network with `{parameter: factor}` of the learning rate written into it."""
-    for parameter, factor in factors.items():
-        graph = edit(graph, lambda node, p=parameter: node["name"] == p, __lr_mult__=str(factor))
-    return graph
+    if not factors:
+        return graph
+    return edit(graph, {name: {"__lr_mult__": str(factor)} for name, factor in factors.items()})
 
 
 def fixed_gammas(graph):
@@ -223,5 +229,4 @@ def freeze(graph, pattern):
     if len(names) == len(set(parameters)):
         raise UserError(f"--freeze {pattern}: matches all parameters, and leaves nothing to train")
     drifting = {node["name"] for node, inputs in _batch_norms(graph) if inputs[1] in names}
-    frozen = edit(graph, lambda node: node["name"] in drifting, use_global_stats="True")
-    return frozen, names
+    return edit(graph, {name: {"use_global_stats": "True"} for name in drifting}), names

@@ -199,7 +199,8 @@ def internals(graph):
 def _entry_name(node, output):
     if node["op"] == "null":
         return node["name"]
-    ending = signatures.output_names(node["op"], node.get("attrs", {}))[output]
+    endings = signatures.output_names(node["op"], node.get("attrs", {}))
+    ending = endings[output] if output < len(endings) else f"output{output}"  # one that is hidden
     return f"{node['name']}_{ending}" if node["name"] else ending
 
 
@@ -222,7 +223,12 @@ def last_layers(graph, count=8):
 
 def subgraph(graph, output):
     """Return the graph that ends at an output, named as `internals` names it."""
-    return assemble(graph["nodes"], [internals(graph)[output]])
+    return ending_at(graph, internals(graph)[output])
+
+
+def ending_at(graph, entry):
+    """Return the graph that ends at an output, given as an operator's input is."""
+    return assemble(graph["nodes"], [entry])
 
 
 def replace_variable(graph, name, replacement):
@@ -254,13 +260,13 @@ def _shifted(node, start):
     return copy
 
 
-def edit(graph, chosen, **attributes):
-    """Return the graph with attributes changed at every node for which `chosen(node)`.
+def edit(graph, changes):
+    """Return the graph with other attributes: `{name of a node: {attribute: text}}`.
 
     As though the graph had been written to a file and read.
     """
     nodes = [{**node, "version": 0} for node in graph["nodes"]]
-    for index, node in enumerate(nodes):
-        if chosen(node):
-            nodes[index] = {**node, "attrs": {**node.get("attrs", {}), **attributes}}
+    for node in nodes:
+        if node["name"] in changes:
+            node["attrs"] = {**node.get("attrs", {}), **changes[node["name"]]}
     return assemble(nodes, graph["heads"])

@@ -72,8 +72,7 @@ def write(path, arrays):
     """
     with replacing(path) as temporary:
         with open(temporary, "wb") as stream:
-            writer = _Writer(stream)
-            writer.write_list({name: _as_stored(name, array) for name, array in arrays.items()})
+            _Writer(stream).write_list(arrays)
 
 
 def _as_stored(name, array):
@@ -185,8 +184,8 @@ class _Writer:
         """Write {name: array}."""
         self._stream.write(_HEADER.pack(_LIST_MAGIC, 0))
         self._pack("<Q", len(arrays))
-        for array in arrays.values():
-            self._write_array(array)
+        for name, array in arrays.items():
+            self._write_array(_as_stored(name, array))
         self._pack("<Q", len(arrays))
         for name in arrays:
             encoded = name.encode("utf-8")

@@ -5,54 +5,57 @@ An operator that is not named here takes the inputs that it is given and has one
 
 _WEIGHT = ("data", "weight", "bias")
 _NORM = ("data", "gamma", "beta")
-_BATCH_NORM = (*_NORM, "moving_mean", "moving_var")
+_STATISTICS = ("moving_mean", "moving_var")
+_LABEL = ("data", "label")
+_BATCH_NORMS = (
+    "BatchNorm",
+    "BatchNorm_v1",
+    "_contrib_BatchNormWithReLU",
+    "_contrib_SyncBatchNorm",
+)
 
 _INPUTS = {
-    "BatchNorm": _BATCH_NORM,
-    "BatchNorm_v1": _BATCH_NORM,
-    "_contrib_SyncBatchNorm": _BATCH_NORM,
-    "Convolution": _WEIGHT,
-    "Convolution_v1": _WEIGHT,
-    "Deconvolution": _WEIGHT,
-    "FullyConnected": _WEIGHT,
+    **dict.fromkeys(_BATCH_NORMS, (*_NORM, *_STATISTICS)),
+    **dict.fromkeys(("Convolution", "Convolution_v1", "Deconvolution", "FullyConnected"), _WEIGHT),
+    **dict.fromkeys(("GroupNorm", "InstanceNorm", "LayerNorm"), _NORM),
+    **dict.fromkeys(("SVMOutput", "SoftmaxOutput", "softmax_cross_entropy"), _LABEL),
+    **{f"{kind}RegressionOutput": _LABEL for kind in ("Linear", "Logistic", "MAE")},
+    "BilinearSampler": ("data", "grid"),
     "Embedding": ("data", "weight"),
-    "GroupNorm": _NORM,
-    "InstanceNorm": _NORM,
-    "LayerNorm": _NORM,
     "LeakyReLU": ("data", "gamma"),
-    "LinearRegressionOutput": ("data", "label"),
-    "LogisticRegressionOutput": ("data", "label"),
-    "MAERegressionOutput": ("data", "label"),
-    "SoftmaxOutput": ("data", "label"),
+    "SpatialTransformer": ("data", "loc"),
+    "_contrib_DeformableConvolution": ("data", "offset", "weight", "bias"),
+    "_contrib_ModulatedDeformableConvolution": ("data", "offset", "mask", "weight", "bias"),
 }
 
 # Inputs that an operator writes to: the running statistics.
-_STATES = dict.fromkeys(("BatchNorm", "BatchNorm_v1", "_contrib_SyncBatchNorm"), (3, 4))
+_STATES = dict.fromkeys((*_BATCH_NORMS, "_contrib_quantized_batch_norm"), (3, 4))
+
+_INITIAL = {
+    **{(op, 3): '["zero", {}]' for op in _BATCH_NORMS},
+    **{(op, 4): '["one", {}]' for op in _BATCH_NORMS},
+    ("LeakyReLU", 1): '["Constant", {"value": 0.25}]',
+}
 
 # Operators of any number of inputs, which they are told.
-_COUNTED = {"Concat", "add_n", "stack", "Crop", "UpSampling", "_rnn_param_concat"}
+_COUNTED = ("Concat", "add_n", "stack", "Crop", "UpSampling")
 
 # Outputs of which only the first is for others, unless an attribute asks for all.
 _HIDDEN_OUTPUTS = {
-    "BatchNorm": ("output", "mean", "var"),
-    "BatchNorm_v1": ("output", "mean", "var"),
-    "_contrib_SyncBatchNorm": ("output", "mean", "var"),
+    **dict.fromkeys(_BATCH_NORMS, ("output", "mean", "var")),
+    "_contrib_BatchNormWithReLU": ("output", "mean", "var", "mask"),
+    "BilinearSampler": ("output", "tmp"),
     "Dropout": ("output", "mask"),
+    "GridGenerator": ("output", "grid_dst"),
     "GroupNorm": ("output", "mean", "std"),
     "InstanceNorm": ("output", "mean", "var"),
     "L2Normalization": ("output", "norm"),
-    "LayerNorm": ("output", "mean", "std"),
     "LRN": ("output", "tmp_norm"),
-    "BilinearSampler": ("output", "tmp"),
-    "GridGenerator": ("output", "grid_dst"),
-    "ROIPooling": ("output", "maxidx"),
+    "LayerNorm": ("output", "mean", "std"),
+    "SpatialTransformer": ("output", "grid_dst", "grid_src"),
 }
 
-_INITIAL = {
-    **{(op, 3): '["zero", {}]' for op in _STATES},
-    **{(op, 4): '["one", {}]' for op in _STATES},
-    ("LeakyReLU", 1): '["Constant", {"value": 0.25}]',
-}
+_MAX_OUTPUTS = 1000
 
 # Other names of the same operator; files that MXNet writes have the first.
 _OTHER_NAMES = {
@@ -127,9 +130,8 @@ def takes_any_number(op):
 def input_names(op, attrs):
     """Return the names of an operator's inputs; () where it takes what it is given."""
     names = _INPUTS.get(op, ())
-    no_bias = attrs.get("no_bias", op == "Deconvolution")
-    if names == _WEIGHT and is_true(no_bias):
-        return names[:2]
+    if names[-1:] == ("bias",) and is_true(attrs.get("no_bias", op == "Deconvolution")):
+        return names[:-1]
     if op == "LeakyReLU" and attrs.get("act_type") != "prelu":
         return names[:1]
     return names
@@ -151,6 +153,8 @@ def num_outputs(op, attrs, version):
         return len(_HIDDEN_OUTPUTS[op])
     if op == "Pooling":
         return 2 if version >= 10600 and _keeps_maxima(attrs) else 1
+    if op == "topk":
+        return 2 if attrs.get("ret_typ") in ("both", "value") else 1
     return len(output_names(op, attrs))
 
 
@@ -161,17 +165,43 @@ def _keeps_maxima(attrs):
 
 
 def output_names(op, attrs):
-    """Return the endings of the names of the outputs that others may take: `output`."""
+    """Return the endings of the names of the outputs that others may take: `output`.
+
+    Raises:
+        ValueError: an attribute does not say how many there are.
+    """
     if op in _HIDDEN_OUTPUTS:
         all_of_them = is_true(attrs.get("output_mean_var", False))
-        return _HIDDEN_OUTPUTS[op] if all_of_them else ("output",)
+        return _HIDDEN_OUTPUTS[op][:3] if all_of_them else ("output",)
     if op == "LeakyReLU" and attrs.get("act_type") == "rrelu":
         return ("output", "mask")
-    count = 1
-    if op in ("SliceChannel", "amp_multicast"):
-        count = int(attrs.get("num_outputs", 1))
-    elif op in ("moments", "_contrib_quantize_v2", "_contrib_quantize"):
-        count = 2 if op == "moments" else 3
-    elif op == "topk" and attrs.get("ret_typ") == "both":
-        count = 2
-    return ("output",) if count == 1 else tuple(f"output{i}" for i in range(count))
+    if op.startswith("_contrib_quantized_"):
+        return ("output", "min_output", "max_output")
+    if op.startswith("_sg_mkldnn_") and is_true(attrs.get("quantized", False)):
+        as_floats = is_true(attrs.get("enable_float_output", False))
+        return ("output",) if as_floats else ("output", "output_min", "output_max")
+    if op in ("_contrib_quantize", "_contrib_quantize_v2", "_contrib_requantize"):
+        return _numbered(3)
+    if op == "topk" and attrs.get("ret_typ") in ("both", "value"):
+        return _numbered(2 if attrs["ret_typ"] == "both" else 1)
+    if op == "moments":
+        return _numbered(2)
+    if op == "SliceChannel":
+        return _numbered(int(attrs["num_outputs"]) if "num_outputs" in attrs else 1)
+    if op == "_split_v2":
+        return _numbered(_num_parts(attrs))
+    if op == "amp_multicast" and attrs.get("num_outputs") != "1":
+        return _numbered(int(attrs.get("num_outputs", 1)))
+    return ("output",)
+
+
+def _num_parts(attrs):
+    """Parts of equal size, or as many as begin at the indices that are given."""
+    sections = int(attrs.get("sections", 0))
+    return sections or len([i for i in attrs.get("indices", "0").strip("()[]").split(",") if i])
+
+
+def _numbered(count):
+    if not 0 < count <= _MAX_OUTPUTS:
+        raise ValueError(f"an operator has {count} outputs")
+    return tuple(f"output{i}" for i in range(count))

@@ -8,13 +8,10 @@ import json
 import re
 import zlib
 
+from common import operators
 from common.files import UserError, atomic_open, require_file
 from common.networks import signatures
 from common.networks.graph import MXNET_VERSION, assemble, initialise_inputs
-
-# Operators that a network may have; None for all that run no code of the user's and read no files.
-ALLOWED = None
-_UNSAFE_OPERATOR = re.compile("Custom|_CustomFunction|_Native|_NDArray|_CachedOp.*|_cvimread")
 
 # What MXNet writes as it is and cannot read.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
@@ -29,8 +26,8 @@ def read(path):
     """Return the graph of a `-symbol.json`, having looked at what its nodes may do.
 
     Raises:
-        UserError: the file is damaged, or has operators that are unknown, or that run code or
-            read files.
+        UserError: the file is damaged, or has operators that image networks do not need (some of
+            MXNet's run code or read files).
     """
     require_file(path, "name a network's definition (-symbol.json)")
     with open(path, encoding="utf-8", errors="replace") as stream:
@@ -65,7 +62,7 @@ def write(path, graph, version=MXNET_VERSION):
 
 
 def _check_graph(graph):
-    """Raise ValueError unless `graph` is a graph of known, harmless operators in their order."""
+    """Raise ValueError unless `graph` is a graph of image networks' operators in their order."""
     nodes = graph.get("nodes") if isinstance(graph, dict) else None
     if not isinstance(nodes, list) or not nodes or not isinstance(graph.get("heads"), list):
         raise ValueError("it has no nodes and heads")
@@ -73,24 +70,20 @@ def _check_graph(graph):
         operator = node.get("op") if isinstance(node, dict) else None
         if not isinstance(operator, str) or not isinstance(node.get("name"), str):
             raise ValueError(f"node {index} has no operator or name")
-        if _UNSAFE_OPERATOR.fullmatch(operator):
-            raise ValueError(f"node {index} is a {operator}, which may run code or read files")
-        if operator != "null" and not is_allowed(operator):
-            raise ValueError(f"node {index} is a {operator}, which is not known")
+        if operator != "null" and operator not in operators.OF_IMAGE_NETWORKS:
+            raise ValueError(
+                f"node {index} is a {ascii(operator)[1:-1][:80]}, which is not among the operators"
+                " of image networks (common/operators.py)"
+            )
         _check_texts(node, index)
         _check_inputs(node.get("inputs"), index, f"node {index}")
+        _check_order(node.get("control_deps", []), index)
         subgraphs = node.get("subgraphs", [])  # of quantized networks
         if not isinstance(subgraphs, list):
             raise ValueError(f"node {index} holds no list of subgraphs")
         for inner in subgraphs:
             _check_graph(inner)
     _check_inputs(graph["heads"], len(nodes), "heads")
-
-
-def is_allowed(operator):
-    """Return whether a network may have an operator, by any of its names."""
-    names = {operator, signatures.ALIASES.get(operator)}
-    return ALLOWED is None or not names.isdisjoint(ALLOWED)
 
 
 def _check_texts(node, index):
@@ -114,8 +107,16 @@ def _check_inputs(inputs, limit, where):
         whole = isinstance(entry, list) and all(type(number) is int for number in entry)
         if not whole or not 2 <= len(entry) <= 3 or not all(number >= 0 for number in entry):
             raise ValueError(f"{where} takes its input from nowhere")
-        if entry[0] >= limit or entry[1] >= 64:
+        if entry[0] >= limit or entry[1] >= 64 or entry[-1] >= 2**31:
             raise ValueError(f"{where} takes its input from nowhere")
+
+
+def _check_order(indices, limit):
+    """Nodes that a node waits for come before it."""
+    if not isinstance(indices, list) or any(
+        type(index) is not int or not 0 <= index < limit for index in indices
+    ):
+        raise ValueError(f"node {limit} waits for none before it")
 
 
 def seal(text):
@@ -165,7 +166,7 @@ def _up_to_date(graph):
 def _version(graph):
     """Return the version of MXNet that wrote a graph: 10901 for 1.9.1."""
     attributes = graph.get("attrs", {})
-    stamp = attributes.get("mxnet_version", ["int", _OLDEST])
+    stamp = isinstance(attributes, dict) and attributes.get("mxnet_version", ["int", _OLDEST])
     if not isinstance(stamp, list) or len(stamp) != 2 or type(stamp[1]) is not int:
         raise ValueError("its version is not a number")
     return stamp[1]
@@ -236,9 +237,13 @@ def _check_states(node, index, nodes):
 
 
 def to_json(graph, version=MXNET_VERSION):
-    """Return the text of a graph, byte for byte MXNet's own, without the casts of its AMP."""
-    graph = assemble(without_amp_casts(graph["nodes"]), graph["heads"], version)
-    return _graph_text(graph, 0)
+    """Return the text of a graph, byte for byte MXNet's own, without the casts of its AMP.
+
+    Args:
+        version: the MXNet whose bytes these are, 10901 or 10500, which leaves the casts in.
+    """
+    nodes = graph["nodes"] if version < 10600 else without_amp_casts(graph["nodes"])
+    return _graph_text(assemble(nodes, graph["heads"], version), 0)
 
 
 def without_amp_casts(nodes):

@@ -1,6 +1,5 @@
 """Every edit of a graph gives the bytes that the same edit gives with MXNet's symbols."""
 
-import argparse
 import json
 
 import pytest
@@ -14,44 +13,25 @@ NOTHING, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # as the flags give them
 MEAN, STD = (120.5, 0.0, 100.0), (60.0, 1.0, 2.5)
 
 
-@pytest.fixture
-def peer(mx):
-    """The functions that work on MXNet's symbols."""
-    from common import data, export, network
-
-    class Peer:
-        swap_head, take_raw_images = network.swap_head, network.take_raw_images
-        smooth_labels, scale_loss, freeze = (
-            network.smooth_labels,
-            network.scale_loss,
-            network.freeze,
-        )
-        set_learning_rate_factors = network.set_learning_rate_factors
-        without_label = export.without_label
-        find_head, fixed_gammas = network.find_head, network.fixed_gammas
-
-        @staticmethod
-        def build_resnet(*args, **kwargs):
-            with mx.name.NameManager():
-                return network.build_resnet(*args, **kwargs)
-
-        @staticmethod
-        def normalize_input(symbol, mean, std):
-            texts = [",".join(map(str, values)) for values in (mean, std)]
-            with mx.name.NameManager():
-                return data.normalize_input(
-                    symbol, argparse.Namespace(rgb_mean=texts[0], rgb_std=texts[1])
-                )
-
-    return Peer
-
-
-@pytest.fixture
-def text(mx):
-    """The file's text of a graph, in the version of the MXNet that is here."""
-    major, minor, patch = map(int, mx.__version__.split(".")[:3])
-    version = major * 10000 + minor * 100 + patch
-    return lambda graph: symbol_file.to_json(graph, version)
+def check_training_run(graph, symbol, peer, text, mean=MEAN):
+    """Do what a training run does, and more, to both, and compare after every step."""
+    steps = [
+        lambda side, net: side.take_raw_images(net),
+        lambda side, net: side.swap_head(net, {}, 4, None, 0.1)[0],
+        lambda side, net: side.normalize_input(net, mean, ONE),
+        lambda side, net: side.take_raw_images(net),
+        lambda side, net: side.smooth_labels(net, 0.1),
+        lambda side, net: side.freeze(net, ".*bn0|stage1|block1")[0],
+        lambda side, net: side.set_learning_rate_factors(net, {}),
+        lambda side, net: side.set_learning_rate_factors(net, {"fc1_weight": 10}),
+        lambda side, net: side.scale_loss(net, 128),
+        lambda side, net: side.normalize_input(net, (1.0, 2.0, 3.0), ONE),
+        lambda side, net: side.without_label(net),
+    ]
+    assert text(graph) == symbol.tojson()
+    for step in steps:
+        graph, symbol = step(edits, graph), step(peer, symbol)
+        assert text(graph) == symbol.tojson()
 
 
 def read(mx, graph, text):
@@ -99,21 +79,7 @@ def test_the_edits_of_a_training_run_in_their_order_are_the_same(mx, peer, text,
     graph, symbol = build_resnet(10, 9, width=8), peer.build_resnet(10, 9, width=8)
     if from_file:
         symbol, graph = read(mx, graph, text)
-    steps = [
-        lambda side, net: side.take_raw_images(net),
-        lambda side, net: side.swap_head(net, {}, 4, None, 0.1)[0],
-        lambda side, net: side.normalize_input(net, mean, ONE),
-        lambda side, net: side.take_raw_images(net),
-        lambda side, net: side.smooth_labels(net, 0.1),
-        lambda side, net: side.freeze(net, "bn0|stage1")[0],
-        lambda side, net: side.set_learning_rate_factors(net, {"fc1_weight": 10}),
-        lambda side, net: side.scale_loss(net, 128),
-        lambda side, net: side.normalize_input(net, (1.0, 2.0, 3.0), ONE),
-        lambda side, net: side.without_label(net),
-    ]
-    for step in steps:
-        graph, symbol = step(edits, graph), step(peer, symbol)
-        assert text(graph) == symbol.tojson()
+    check_training_run(graph, symbol, peer, text, mean)
 
 
 def test_an_edit_leaves_the_graph_that_it_is_given_as_it_is():

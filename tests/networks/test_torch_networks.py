@@ -12,6 +12,7 @@ from common.files import UserError
 from common.networks import edits, symbol_file, torch_networks
 from common.networks.graph import arguments, auxiliary_states, replace_variable
 from common.networks.resnet import build_resnet
+from tests.networks.test_edits import check_training_run
 from tests.torch_writer import resnet_state
 
 
@@ -42,13 +43,12 @@ def named_as_timm(state):
     return {ours[name]: tensor for name, tensor in state.items()}
 
 
-def check_same(mx, state, variant=None):
+def check_same(version, state, variant=None):
     """Build a network both ways; the graph, the weights and the statistics have to be equal."""
     from common import torch_networks as peer
 
     network = torch_networks.build(state, variant)
     symbol, arg_params, aux_params = peer.build(state, variant)
-    version = 10901 if mx.__version__.startswith("1.9") else 10500
     assert symbol_file.to_json(network.graph, version) == symbol.tojson()
     for ours, theirs in ((network.params, arg_params), (network.stats, aux_params)):
         assert list(ours) == list(theirs)
@@ -59,27 +59,42 @@ def check_same(mx, state, variant=None):
     assert network.head == edits.find_head(network.graph)[0]
 
 
-def test_an_efficientnet_lite0_is_the_same_byte_for_byte(mx, lite0):
-    check_same(mx, lite0)
+def test_an_efficientnet_lite0_is_the_same_byte_for_byte(version, lite0):
+    check_same(version, lite0)
+
+
+def test_an_efficientnet_lite0_is_edited_byte_for_byte_the_same(peer, text, lite0):
+    from common import torch_networks as builder
+
+    network = torch_networks.build(lite0)
+    check_training_run(network.graph, builder.build(lite0)[0], peer, text)
+
+
+def test_a_resnet_is_edited_byte_for_byte_the_same(peer, text):
+    from common import torch_networks as builder
+
+    state = resnet((1, 2, 1, 1))
+    network = torch_networks.build(state)
+    check_training_run(network.graph, builder.build(state)[0], peer, text)
 
 
 @pytest.mark.parametrize("variant", ["tf_efficientnet_lite0", "efficientnet_lite0"])
-def test_those_of_timm_are_the_same_byte_for_byte(mx, lite0, variant):
-    check_same(mx, named_as_timm(lite0), variant)
+def test_those_of_timm_are_the_same_byte_for_byte(version, lite0, variant):
+    check_same(version, named_as_timm(lite0), variant)
 
 
 @pytest.mark.parametrize("units", [(1, 1, 1, 1), (3, 4, 6, 3)])
-def test_resnets_are_the_same_byte_for_byte(mx, units):
-    check_same(mx, resnet(units))
+def test_resnets_are_the_same_byte_for_byte(version, units):
+    check_same(version, resnet(units))
 
 
-def test_resnets_of_two_convolutions_a_unit_are_the_same_byte_for_byte(mx):
+def test_resnets_of_two_convolutions_a_unit_are_the_same_byte_for_byte(version):
     state = resnet((1, 1, 1, 1))
     plain = {n: array for n, array in state.items() if "conv3" not in n and "bn3" not in n}
-    check_same(mx, plain)
+    check_same(version, plain)
 
 
-def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(mx):
+def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(mx, version):
     from common import network
     from common import torch_networks as peer
 
@@ -89,7 +104,6 @@ def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(mx):
             data=peer.normalised_data((124, 117, 104), (1, 1, 1))[0]
         )
     graph = replace_variable(build_resnet(10, 3, width=4), "data", data.graph)
-    version = 10901 if mx.__version__.startswith("1.9") else 10500
     assert symbol_file.to_json(graph, version) == symbol.tojson()
 
 
