@@ -3,6 +3,8 @@
     graph          the graph, and how to build one            symbol_file   -symbol.json
     edits          the head, the input, freezing, the loss    params_file   .params and .states
     resnet         the zoo's ResNets                          torch_networks   PyTorch's
+    onnx_files     ONNX classifiers (onnx_graph, onnx_importer, and the operators by topic)
+    export         networks as ONNX (the operators by topic: export_layers, export_shapes)
 
 Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`, uint8 or float32
 (its first node casts), takes `softmax_label`, `(N,)`, in training, and gives probabilities

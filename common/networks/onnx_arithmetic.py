@@ -1,5 +1,7 @@
 """ONNX's activations and arithmetic, element by element, as MXNet's."""
 
+import numpy as np
+
 from common.networks.onnx_graph import LARGEST, UnsupportedError
 
 
@@ -28,10 +30,11 @@ def _slope(kind, default):
 
 
 def _prelu(net, node):
-    slope = net.constant(node, 1)
-    if slope.size not in (1, net.shape(node)[1]):
+    slope, (_, channels, *rest) = net.constant(node, 1), net.shape(node)
+    if slope.size != 1 and slope.shape[-1 - len(rest) :] != (channels, *[1] * len(rest)):
         raise UnsupportedError(node, f"with slopes of shape {slope.shape}")
-    name, params = net.name("prelu", node.inputs[1]), {"gamma": slope.reshape(-1)}
+    params = {"gamma": np.broadcast_to(slope.reshape(-1), channels)}
+    name = net.name("prelu", node.inputs[1])
     return net.layer("LeakyReLU", name, net.entry(node), params, act_type="prelu")
 
 
@@ -100,16 +103,15 @@ def _binary(op, scalar, reverse):
     """
 
     def convert(net, node):
+        if len(node.inputs) != 2:
+            raise UnsupportedError(node, f"of {len(node.inputs)} tensors")
         constants = [net.graph.constants.get(name) for name in node.inputs]
-        for index, (constant, name) in enumerate(zip(constants, (reverse, scalar))):
-            if constant is not None and constant.size == 1:
-                hint = op if name else f"{op}_scalar"
-                if name is None:
-                    break
-                value = float(constant.reshape(()))
-                return net.add(name, hint, net.entry(node, 1 - index), scalar=value)
         shapes = [net.shape(node, index) for index in (0, 1)]
         rank = max(map(len, shapes))
+        for index, (constant, name) in enumerate(zip(constants, (reverse, scalar))):
+            if constant is not None and constant.size == 1 and len(shapes[1 - index]) == rank:
+                value = float(constant.reshape(()))
+                return net.add(name, op, net.entry(node, 1 - index), scalar=value)
         entries = [
             net.entry(node, index)
             if constant is None
@@ -118,7 +120,7 @@ def _binary(op, scalar, reverse):
         ]
         if len({len(s) for s, c in zip(shapes, constants) if c is None} | {rank}) > 1:
             raise UnsupportedError(node, f"of shapes {shapes[0]} and {shapes[1]}")
-        # Of one pixel here, of more where the images are larger: that a size is 1 proves nothing.
+        # What is of one pixel here may be of more with larger images, so a 1 proves nothing.
         alike = shapes[0] == shapes[1] and 1 not in shapes[0][1:]
         prefix = "elemwise" if alike and op in _ELEMENTWISE else "broadcast"
         return net.add(f"{prefix}_{op}", op, *entries)

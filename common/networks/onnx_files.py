@@ -30,9 +30,10 @@ def read_network(path, mean, std):
     """
     try:
         onnx_graph = read_graph(path)
-        _end_at_logits(onnx_graph)
+        _end_at_logits(path, onnx_graph)
         builder, image = Builder(), normalised_data(mean, std)
         importer = Importer(onnx_graph, builder, builder.copy_of(image.graph))
+        importer.lay_out_images()
         logits = importer.run()
     except UnsupportedError as error:
         raise UserError(f"{path}: {error} cannot be imported; {ADVICE}") from None
@@ -55,13 +56,13 @@ def read_network(path, mean, std):
     return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
 
 
-def _end_at_logits(onnx_graph):
+def _end_at_logits(path, onnx_graph):
     """Cut off the softmax that ends a network; it gets MXNet's."""
     nodes = {name: node for node in onnx_graph.nodes for name in node.outputs}
     while onnx_graph.output in nodes:
         last = nodes[onnx_graph.output]
         if last.op == "Sigmoid":
-            raise UnsupportedError(last, "at the end: several classes can be right at a time; it")
+            raise UserError(f"{path}: ends in Sigmoid: it gives an image several classes, not one")
         if last.op not in ("Softmax", "LogSoftmax", "Identity"):
             break
         onnx_graph.nodes.remove(last)

@@ -16,8 +16,11 @@ from common.files import UserError, require_file
 REQUIREMENTS = "requirements/onnx.txt"
 STANDARD_DOMAINS = ("", "ai.onnx")
 
+_OLDEST_OPSET = 7  # those before broadcast otherwise
+
 # What stands in for dimensions that the file leaves open: one image of the usual size.
 _DEFAULT_IMAGE = (1, 3, 224, 224)
+_CHANNELS_LAST = (1, 224, 224, 3)
 # Operators that hold graphs, and those whose result differs from call to call.
 _NOT_FOLDED = {"If", "Loop", "Scan", "Bernoulli", "Multinomial", "RandomNormalLike"}
 _NOT_FOLDED |= {"RandomUniformLike", "Dropout"}
@@ -64,7 +67,7 @@ def read_graph(path):
     """Return the `OnnxGraph` of a file of one input and one output.
 
     Raises:
-        UserError: the onnx package or a file is missing, or the graph has several inputs.
+        UserError: the onnx package or a file is missing, or it is no classifier of photographs.
     """
     require_file(path, "name an ONNX file")
     try:
@@ -81,7 +84,13 @@ def read_graph(path):
         if len(values) != 1:
             names = [value.name for value in values]
             raise UserError(f"{path}: has the {kind} {names}; an image classifier has one")
-    return _Folder(onnx, model, images[0]).fold()
+    graph = _Folder(onnx, model, images[0]).fold()
+    if graph.opset < _OLDEST_OPSET:
+        raise UserError(f"{path}: is of opset {graph.opset}; export it with opset 9 or newer")
+    shape = graph.shapes[graph.image]
+    if len(shape) != 4 or 3 not in (shape[1], shape[3]):
+        raise UserError(f"{path}: takes images of shape {shape}; photographs have 3 channels")
+    return graph
 
 
 def _load(onnx, path):
@@ -90,7 +99,9 @@ def _load(onnx, path):
     for tensor in model.graph.initializer:
         if onnx.external_data_helper.uses_external_data(tensor):
             _check_second_file(path, folder, {e.key: e.value for e in tensor.external_data})
-    onnx.load_external_data_for_model(model, folder)
+            onnx.external_data_helper.load_external_data_for_tensor(tensor, folder)
+            tensor.data_location = onnx.TensorProto.DEFAULT
+            del tensor.external_data[:]
     onnx.checker.check_model(model)
     if model.functions:
         with contextlib.suppress(ImportError):  # onnx 1.15 and newer can; else they are named
@@ -148,6 +159,7 @@ class _Folder:
         self._tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self._image = self._with_fixed_shape(image)
         self._output = model.graph.output[0].name
+        self._read = {name for node in self._nodes for name in node.input} | {self._output}
         self._shapes = {}
 
     def fold(self):
@@ -173,7 +185,8 @@ class _Folder:
     def _with_fixed_shape(self, image):
         helper, tensor = self._onnx.helper, image.type.tensor_type
         dims = [dim.dim_value for dim in tensor.shape.dim] or [0] * 4
-        shape = [dim or usual for dim, usual in zip(dims, _DEFAULT_IMAGE)]
+        defaults = _CHANNELS_LAST if dims[1] != 3 and dims[-1] == 3 else _DEFAULT_IMAGE
+        shape = [dim or default for dim, default in zip(dims, defaults)]
         return helper.make_tensor_value_info(image.name, tensor.elem_type, shape)
 
     def _fold_known(self):
@@ -187,16 +200,16 @@ class _Folder:
             if known is None:
                 left.append(node)
             else:
-                for name, array in zip(node.output, known):
+                for name, array in known.items():
                     self._tensors[name] = self._onnx.numpy_helper.from_array(array, name)
         folded = len(left) < len(self._nodes)
         self._nodes = left
         return folded
 
     def _compute(self, node):
-        """Return the arrays that a node gives, or None where they depend on the images."""
+        """Return `{name: array}` of what a node gives, or None where that depends on the images."""
         if node.op_type == "Shape" and node.input[0] in self._shapes:
-            return [self._shape_of(node)]
+            return {node.output[0]: self._shape_of(node)}
         inputs = [name for name in node.input if name]
         if (
             node.op_type in _NOT_FOLDED
@@ -208,11 +221,12 @@ class _Folder:
             return None
         from onnx.reference import ReferenceEvaluator
 
-        outputs = [self._onnx.ValueInfoProto(name=name) for name in node.output]
+        names = [name for name in node.output if name in self._read]
+        outputs = [self._onnx.ValueInfoProto(name=name) for name in names]
         tensors = [self._tensors[name] for name in {*inputs}]
         graph = self._onnx.helper.make_graph([node], "node", [], outputs, tensors)
         model = self._onnx.helper.make_model(graph, opset_imports=self._opsets)
-        return ReferenceEvaluator(model).run(None, {})
+        return dict(zip(names, ReferenceEvaluator(model).run(None, {})))
 
     def _shape_of(self, node):
         ends = {a.name: a.i for a in node.attribute}

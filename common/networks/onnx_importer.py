@@ -30,13 +30,22 @@ class Importer:
         self.graph, self.builder = graph, builder
         self.params, self.stats = {}, {}
         self._entries = {graph.image: image}
-        self._readers = collections.defaultdict(list)
+        self.readers = collections.defaultdict(list)
         self._taken = set(_RESERVED)
         self.transposed = {}
         for node in graph.nodes:
             for name in node.inputs:
-                self._readers[name].append(node)
+                self.readers[name].append(node)
         self._head = self._find_head()
+
+    def lay_out_images(self):
+        """Give the network its images as it wants them: channels last, where it is one of those."""
+        image = self.graph.image
+        shape = self.graph.shapes[image]
+        if shape[1] != 3:
+            first, axes = self._entries[image], (0, 2, 3, 1)
+            last = self._entries[image] = self.add("transpose", "transpose", first, axes=axes)
+            self.transposed[last] = first, axes
 
     def run(self):
         """Add all nodes and return the entry of the output."""
@@ -128,11 +137,11 @@ class Importer:
         Args:
             entry_of: called with the bias or None; returns the product's entry.
         """
-        readers = self._readers[node.outputs[0]]
+        readers = self.readers[node.outputs[0]]
         if len(readers) == 1 and readers[0].op == "Add":
-            (other,) = [name for name in readers[0].inputs if name != node.outputs[0]] or [None]
-            bias = self.graph.constants.get(other)
-            if bias is not None and bias.size == bias.shape[-1] == size:
+            constants = (self.graph.constants.get(name) for name in readers[0].inputs)
+            bias = next((array for array in constants if array is not None), None)
+            if bias is not None and bias.shape[-1:] == (size,) and bias.size == size:
                 self._entries[readers[0].outputs[0]] = entry = entry_of(bias.reshape(size))
                 return entry
         return entry_of(None)

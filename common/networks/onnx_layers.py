@@ -142,9 +142,11 @@ def _pool(kind):
         if _sizes(node, "dilations", 1) != (1, 1):
             raise UnsupportedError(node, "with dilations")
         counts_pads = bool(node.attrs.get("count_include_pad", 0))
+        ceil = bool(node.attrs.get("ceil_mode", 0))
+        if first != last and not counts_pads and _is_rounded_up(net, node, kernel, strides, first):
+            ceil, last = True, first
         if kind == "avg" and first != last and not counts_pads:
             raise UnsupportedError(node, f"with uneven pads {first + last} that are not counted")
-        ceil = bool(node.attrs.get("ceil_mode", 0))
         # There a window would lie wholly in the padding, which PyTorch leaves out and MXNet not.
         if ceil and any(k < p + s for k, p, s in zip(kernel, first, strides)):
             raise UnsupportedError(node, f"ceil_mode with kernel {kernel}, strides {strides}")
@@ -165,6 +167,16 @@ def _pool(kind):
     return convert
 
 
+def _is_rounded_up(net, node, kernel, strides, pad):
+    """Return whether padding behind makes room for the last windows: ceil_mode in opset 9."""
+    (name, *_), sizes = node.outputs, net.shape(node)[2:]
+    rounded = [
+        1 - (side - size - 2 * before) // step
+        for size, side, step, before in zip(sizes, kernel, strides, pad)
+    ]
+    return net.graph.shapes.get(name, ())[2:] == tuple(rounded)
+
+
 def _pool_globally(net, entry, kind):
     return net.add("Pooling", "pool", entry, global_pool=True, pool_type=kind, kernel=(1, 1))
 
@@ -178,7 +190,7 @@ def _reduce(op, pool=None):
 
     def convert(net, node):
         axes = node.attrs.get("axes", net.constant(node, 1))
-        if axes is None:
+        if axes is None or not np.size(axes):
             raise UnsupportedError(node, "over all axes")
         axes, keep = net.axes(node, axes), bool(node.attrs.get("keepdims", 1))
         if pool and axes == [2, 3] and len(net.shape(node)) == 4:

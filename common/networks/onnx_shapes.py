@@ -12,6 +12,18 @@ def _concat(net, node):
     return net.add("Concat", "concat", *entries, dim=axis)
 
 
+def _expand(net, node):
+    """What only arithmetic with a tensor of the full size reads is expanded there."""
+    (name,) = node.outputs
+    full = net.graph.shapes.get(name)
+    for reader in net.readers[name]:
+        sizes = [net.graph.shapes.get(other) for other in reader.inputs if other != name]
+        if reader.op not in ("Add", "Sub", "Mul", "Div") or sizes != [full]:
+            raise UnsupportedError(node, f"to {full}, read by {reader.op}")
+    net.graph.shapes[name] = net.shape(node)
+    return net.entry(node)
+
+
 def _split(net, node):
     (axis,) = net.axes(node, node.attrs.get("axis", 0))
     sizes = [net.graph.shapes[name][axis] for name in node.outputs]
@@ -98,6 +110,7 @@ def _transpose(net, node):
 
 OPERATORS = {
     "Concat": _concat,
+    "Expand": _expand,
     "Flatten": _reshape,
     "Gather": _gather,
     "Reshape": _reshape,

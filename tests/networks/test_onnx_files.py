@@ -160,6 +160,9 @@ CASES = {
     "slice": (one("Slice", "x begin end axes step"),
               {"begin": ints(1, 0, -6), "end": ints(3, 2**62, -1), "axes": ints(1, 2, 3),
                "step": ints(1, 2, 1)}),
+    "expand": ([("GlobalAveragePool", "x", "y", {}), ("Expand", "y to", "z", {}),
+                *one("Mul", "x z")], {"to": ints(1, 3, 8, 8)}),
+    "prelu of one slope": (one("PRelu", "x slope"), {"slope": (1,)}),
     "gather": ([("Gather", "x one", "y", {"axis": 1}), *one("Unsqueeze", "y axes")],
                {"one": np.int64(1), "axes": ints(1)}),
     "squeeze": ([("GlobalMaxPool", "x", "y", {}), *one("Squeeze", "y axes")],
@@ -217,6 +220,7 @@ OLDER = {
     "clip by attributes": (one("Clip", min=0.0, max=0.5), {}),
     "slice by attributes": (one("Slice", starts=[1], ends=[3], axes=[1]), {}),
     "pad by attributes": (one("Pad", pads=[0, 0, 1, 1, 0, 0, 2, 0], value=1.0), {}),
+    "average pool rounded up": (one("AveragePool", **POOL, pads=[0, 0, 1, 1]), {}),
     "squeeze by attributes": ([("GlobalAveragePool", "x", "y", {}),
                                *one("Squeeze", "y", axes=[2, 3])], {}),
     "split by attributes": ([("Split", "x", "a b", {"axis": 1, "split": [1, 2]}),
@@ -294,6 +298,27 @@ def test_a_network_of_one_image_takes_any_number(tmp_path, mx):
     network, images = onnx_files.read_network(path, MEAN, STD), raw_images()
     theirs = [expected(path, images[i : i + 1])[0] for i in range(2)]
     np.testing.assert_allclose(probabilities(mx, network, images), theirs, atol=1e-4)
+
+
+def test_images_may_be_wanted_with_their_channels_last(tmp_path, mx):
+    nodes = [
+        ("Transpose", "x", "y", {"perm": [0, 3, 1, 2]}),
+        ("Conv", "y w", "c", {}),
+        *one("GlobalMaxPool", "c"),
+    ]
+    path = write(tmp_path / "net.onnx", nodes, features=5, w=weights(5, 3, 3, 3))
+    model = onnx.load(path)
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for dim, size in zip(dims[1:], (8, 8, 3)):
+        dim.dim_value = size
+    onnx.save(model, path)
+    network = onnx_files.read_network(path, MEAN, STD)
+    mean, std = np.array(MEAN, np.float32), np.array(STD, np.float32)
+    images = (raw_images().transpose(0, 2, 3, 1) - mean) / std
+    (logits,) = runtime.InferenceSession(path).run(None, {"x": images})
+    exponentials = np.exp(logits)
+    theirs = exponentials / exponentials.sum(1, keepdims=True)
+    np.testing.assert_allclose(probabilities(mx, network, raw_images()), theirs, atol=1e-4)
 
 
 def test_weights_may_be_shared_transposed_and_of_half_precision(tmp_path, mx):
@@ -378,15 +403,35 @@ def test_a_softmax_at_the_end_is_not_taken_twice(tmp_path, mx):
         (one("Slice", "x a b c"), {"a": ints(0), "b": ints(1), "c": ints(0)}, "Slice .along"),
         (one("Conv", "x x"), {}, "Conv .its input 1 is computed from the images"),
         (one("ReduceMean"), {}, "ReduceMean .over all axes"),
+        (one("Max", "x x x"), {}, "Max .of 3 tensors"),
+        (one("PRelu", "x slope"), {"slope": (8,)}, "PRelu .with slopes of shape"),
+        ([("GlobalAveragePool", "x", "y", {}), *one("Expand", "y to")], {"to": ints(1, 3, 8, 8)},
+         "Expand .to .8, 3, 8, 8., read by Flatten"),
     ],
 )  # fmt: skip
 def test_an_operator_that_cannot_be_expressed_is_named(nodes, arrays, said, tmp_path):
     count = 3 if "Slice" in said else 8  # as many images as channels, for the convolution
-    path = write(tmp_path / "net.onnx", nodes, count=count, **arrays)
+    path = write(tmp_path / "net.onnx", nodes, count=count, **constants(arrays))
     with pytest.raises(UserError, match=said) as error:
         onnx_files.read_network(path, MEAN, STD)
     assert "dynamo=False, opset_version=13" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "opset, channels, said",
+    [
+        (6, 3, "is of opset 6; export it with opset 9 or newer"),
+        (13, 1, r"takes images of shape \(1, 1, 8, 8\); photographs have 3 channels"),
+    ],
+)
+def test_what_is_no_classifier_of_photographs_is_named(opset, channels, said, tmp_path):
+    path = write(tmp_path / "net.onnx", one("Relu"), opset)
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = channels
+    onnx.save(model, path)
+    with pytest.raises(UserError, match=said):
+        onnx_files.read_network(path, MEAN, STD)
 
 
 def test_a_weight_that_is_not_a_number_is_named(tmp_path):
@@ -423,7 +468,7 @@ def test_a_network_of_several_labels_is_no_classifier(tmp_path):
     model.graph.node.append(onnx.helper.make_node("Sigmoid", ["logits"], ["scores"]))
     model.graph.output[0].name = "scores"
     onnx.save(model, path)
-    with pytest.raises(UserError, match=r"Sigmoid \(at the end: several classes can be right"):
+    with pytest.raises(UserError, match="ends in Sigmoid: it gives an image several classes"):
         onnx_files.read_network(path, MEAN, STD)
 
 
