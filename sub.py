@@ -38,7 +38,6 @@ from common.image_set import (
     Selection,
     open_image_set,
     open_records,
-    read_categories,
     train_labels,
 )
 from common.predict import add_view_args, load_views, settle_view_args
@@ -158,10 +157,12 @@ def numbers(flag, text, kind):
 
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
-    classes = class_table.classes_of_networks(args.model_prefix, args)
-    images = open_images(args, classes)
-    if args.set == "test" and not classes.categories:
-        read_categories(args.data_dir, args.year)  # says what is missing
+    if args.set == "test":
+        images = open_images(args)
+        classes = class_table.classes_of_networks(args.model_prefix, args, required=True)
+    else:  # by whose categories the annotations are labelled
+        classes = class_table.classes_of_networks(args.model_prefix, args)
+        images = open_images(args, classes)
     predictor = load_predictor(args)
     categories = class_table.settle_categories(classes, predictor.num_classes, args)
     category_ids = np.array([category.id for category in categories])
@@ -186,11 +187,11 @@ def predict(args):
         rows.remove()
 
 
-def open_images(args, classes):
+def open_images(args, classes=None):
     """Return the `ImageSet` that is predicted: of the challenge, or of records on their own."""
     if args.data_val:
         return open_records(args.data_val)
-    known = classes.categories if classes.have_ids else None
+    known = classes.categories if classes and classes.have_ids else None
     return open_image_set(args.data_dir, args.set, args.year, known)
 
 

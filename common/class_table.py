@@ -20,7 +20,7 @@ import numpy as np
 from common.annotations import Category, read_annotations
 from common.class_checks import numbering_of
 from common.files import UserError, atomic_open, require_file
-from common.image_set import check_ids, find_categories
+from common.image_set import check_ids, find_categories, read_categories
 
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f]")
 COLUMNS = ["label", "category_id", "name", "supercategory"]
@@ -213,13 +213,14 @@ def settle_tables(prefixes, classes, begin_epoch):
 # --- The classes of prediction ------------------------------------------------------------------
 
 
-def classes_of_networks(prefixes, args):
+def classes_of_networks(prefixes, args, required=False):
     """Return the `Classes` of networks: of their tables, else of the JSON of `--data-dir`.
 
     The JSON is left alone where the photographs belong to no challenge: `--images`, `--data-val`.
 
     Args:
         args: the flags of sub.py.
+        required: raise `UserError` where nothing names the classes.
 
     Raises:
         UserError: tables differ, or the JSON differs from them, or is damaged.
@@ -234,6 +235,8 @@ def classes_of_networks(prefixes, args):
         check_ids(found.source, found.categories)
     path, categories = find_categories(args.data_dir, args.year)
     if not categories:
+        if required and not found.categories:
+            read_categories(args.data_dir, args.year)  # says what is missing
         return found
     if not found.categories:
         return Classes(f"the JSON of {args.data_dir}", categories)
