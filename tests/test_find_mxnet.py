@@ -63,6 +63,7 @@ def test_a_training_computes_with_one_team_of_openmp_threads(sample, tiny_networ
     less), so that two of them would be four or six threads more here."""
     flags = ["--data-dir", sample, "--pretrained-model", tiny_network, "--gpus", "cpu"]
     flags += ["--image-shape", "3,64,64", "--batch-size", "16", "--num-epochs", "1"]
+    flags += ["--data-nthreads", "1"]  # a pool starts its threads as it needs them
     flags += ["--num-classes", "5089"]  # a head of 325,696 weights, more than MXNet calls large
 
     def most_threads(openmp_threads):
