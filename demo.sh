@@ -7,7 +7,7 @@
 # everything is written into data/sample/, model/ and submission_sample.csv.
 set -eu
 case ${1:-} in
--h | --help) # what stands at the top of this file
+-h | --help) # print the comment above
     sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
     exit
     ;;
@@ -18,7 +18,7 @@ say() {
     printf '\n== %s\n' "$*"
 }
 
-# Shows a command as one would type it, then runs it.
+# Print a command as a user would type it, then run it.
 run() {
     printf '\n$ %s\n' "$*"
     "$@"

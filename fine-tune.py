@@ -7,93 +7,92 @@
 
 Reads DATA-DIR/train.rec and val.rec (gen_rec.sh makes them) and the pretrained network. Writes
 after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFIX-log.csv and
--curves.png (how it goes); once: MODEL-PREFIX-symbol.json, -config.json (what was run) and
+-curves.png (loss and accuracy); once: MODEL-PREFIX-symbol.json, -config.json (what was run) and
 -classes.csv (what the labels mean, where a JSON, a class file or the list's folders say so).
 """
+
+from common.base.script import run_script, start_log, stop_while_importing
+
+stop_while_importing()
 
 import logging
 import math
 
-from common import (
-    checkpoint,
-    class_table,
-    data,
-    devices,
-    fit,
-    fit_checks,
-    fit_flags,
-    modelzoo,
-    network,
-    torch_networks,
-    workers,
-)
-from common.files import UserError
-from common.help import HelpFormatter, Parser, number, whole
-from common.script import run_script
+from common import engines
+from common.base.files import UserError
+from common.base.help import HelpFormatter, Parser, number, whole
+from common.data import class_table
+from common.data.flags import add_data_args, add_data_aug_args, parse_colors
+from common.networks import Network, checkpoint, edits, pretrained, torch_networks
+from common.training import batches, checks, fit, flags, preview
 
 
 def main():
     args = parse_args()
-    kv_store = workers.make_kv_store(args.kv_store)
-    workers.start_log(kv_store)
-    fit_flags.check_flags(args)
-    contexts = devices.contexts(args.gpus)
-    fit_flags.settle_dtype(args.dtype, contexts)
-    fit_flags.check_kv_store(args.kv_store, contexts)
+    engine = engines.load(args.engine)
+    devices = engine.parse_devices(args.gpus)
+    workers = engine.Workers(args.kv_store, devices)
+    start_log(workers.rank)
+    flags.check_flags(args, engine)
+    engine.check(args.dtype, devices)
 
-    train, val = data.get_record_iterators(
-        args, workers.rank(kv_store), workers.num_workers(kv_store)
-    )
+    data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
     try:
         if args.preview:
-            return data.preview(train, args.preview)
+            return preview.preview(data.train, args.preview)
         if args.test_io:
-            return data.measure_reading(train)
-        fit_checks.check_batch_size(args, contexts)
-        with fit.only_run(args, kv_store):
-            fine_tune(args, train, val, contexts, kv_store)
+            return preview.measure_reading(data.train)
+        checks.check_batch_size(args, devices)
+        with fit.only_run(args, workers):
+            return fine_tune(args, engine, data, devices, workers)
     finally:
-        train.close()
-        if val is not None:
-            val.close()
+        data.close()
 
 
-def fine_tune(args, train, val, contexts, kv_store):
-    """Train the pretrained network, or go on with a checkpoint."""
-    begin_epoch = fit.first_epoch(args)
-    workers.check_same_epoch(kv_store, begin_epoch)
+def fine_tune(args, engine, data, devices, workers):
+    """Train the pretrained network, or resume from a checkpoint."""
+    begin_epoch = fit.first_epoch(args, workers)
     classes = None
-    if not args.dry_run and not workers.rank(kv_store):
-        classes = class_table.classes_of_run(args, train.num_classes, begin_epoch)
+    if not args.dry_run and not workers.rank:
+        classes = class_table.classes_of_run(args, data.num_classes, begin_epoch)
     if begin_epoch:
         source = checkpoint.params_path(args.model_prefix, begin_epoch)
-        symbol, arg_params, aux_params = checkpoint.load(args.model_prefix, begin_epoch)
-        head, _ = network.find_head(symbol)
+        network = checkpoint.load(args.model_prefix, begin_epoch)
+        network.head, _ = edits.find_head(network.graph)
     else:
         source = args.pretrained_model
-        symbol, arg_params, aux_params, head = swap_pretrained_head(args, train.num_classes)
-    symbol = network.take_raw_images(symbol)
-    symbol = network.smooth_labels(symbol, args.label_smoothing)
-    untrained = () if begin_epoch else ("" if args.from_scratch else head,)  # "" begins all
-    fit_checks.check_params(symbol, arg_params, aux_params, train.image_shape, untrained, source)
-    fit_checks.check_num_classes(arg_params, head, train.num_classes)
-    network_parts = (symbol, arg_params, aux_params, head)
-    fit.fit(args, *network_parts, train, val, contexts, kv_store, begin_epoch, classes)
+        network = swap_pretrained_head(args, engine, data.num_classes)
+    graph = edits.take_raw_images(network.graph)
+    network = network.with_graph(edits.smooth_labels(graph, args.label_smoothing))
+    # Parameters whose names begin with one of these may be missing; all names begin with "".
+    untrained = () if begin_epoch else ("" if args.from_scratch else network.head,)
+    shapes = engine.infer_shapes(network.graph, data.train.image_shape)
+    checks.check_params(network, shapes, data.train.image_shape, untrained, source)
+    checks.check_num_classes(network, data.num_classes)
+    run = fit.Run(args, engine, network, data, devices, workers, begin_epoch, classes)
+    if args.dry_run:
+        run.report_needs()
+    else:
+        run.train_epochs()
 
 
-def swap_pretrained_head(args, num_classes):
-    """Return `(symbol, arg_params, aux_params, head)` of the pretrained network with a new head."""
-    symbol, arg_params, aux_params = modelzoo.load_pretrained(
-        args.pretrained_model, epoch=args.pretrained_epoch, variant=args.variant
+def swap_pretrained_head(args, engine, num_classes):
+    """Return the pretrained `Network` with a new head."""
+    network = pretrained.load_pretrained(
+        args.pretrained_model,
+        engine.infer_shapes,
+        epoch=args.pretrained_epoch,
+        variant=args.variant,
     )
-    symbol, arg_params, head = network.swap_head(
-        symbol, arg_params, num_classes, args.layer_before_fullc, args.dropout
+    graph, params, head = edits.swap_head(
+        network.graph, network.params, num_classes, args.layer_before_fullc, args.dropout
     )
-    symbol = data.normalize_input(symbol, args)
+    mean, std = parse_colors("--rgb-mean", args.rgb_mean), parse_colors("--rgb-std", args.rgb_std)
+    graph, stats = edits.normalize_input(graph, mean, std), network.stats
     if args.from_scratch:
         logging.info("--from-scratch: the weights of %s are not used", args.pretrained_model)
-        arg_params, aux_params = network.keep_normalisation(symbol, arg_params, aux_params)
-    return symbol, arg_params, aux_params, head
+        params, stats = edits.keep_normalisation(graph, params, stats)
+    return Network(graph, params, stats, head)
 
 
 def parse_args():
@@ -103,46 +102,46 @@ def parse_args():
         "--pretrained-model",
         default="model/resnet-152",
         help="prefix of local files, a name of the catalogue (python -m common.modelzoo list),"
-        " or a PyTorch or ONNX file, whatever it is called",
+        " or a PyTorch or ONNX file of any name",
     )
     group.add_argument(
         "--variant",
         choices=torch_networks.LITE0_VARIANTS,
-        help="of an EfficientNet-Lite0 in a PyTorch file (default: as the file's name begins)",
+        help="which EfficientNet-Lite0 a PyTorch file holds (default: by its name's beginning)",
     )
     group.add_argument(
         "--pretrained-epoch",
         type=whole,
-        help="which .params file of the prefix, where there are several",
+        help="epoch of the .params file to load, where the prefix has several",
     )
     group.add_argument(
         "--layer-before-fullc",
         metavar="NAME",
-        help="layer that the new head comes after; by itself: before the last FullyConnected",
+        help="layer that the new head follows (default: the one before the last FullyConnected)",
     )
     group.add_argument(
         "--head-lr-mult",
         type=number,
         default=1.0,
-        help="factor of the learning rate for the new head, as 10",
+        help="factor of the learning rate for the new head, e.g. 10",
     )
     group.add_argument(
         "--freeze",
         metavar="PATTERN",
-        help="regular expression of parameter names that stay as they are, as 'conv0|stage[12]'",
+        help="regular expression of the parameters that are not trained, e.g. 'conv0|stage[12]'",
     )
     group.add_argument(
         "--dropout",
         type=number,
         default=0.0,
-        help="share of features dropped before the head, 0 to 1",
+        help="share of features dropped before the head, 0 to below 1",
     )
     group.add_argument(
-        "--from-scratch", action="store_true", help="take the network, but random weights"
+        "--from-scratch", action="store_true", help="use random weights, not the pretrained ones"
     )
-    fit_flags.add_fit_args(parser)
-    data.add_data_args(parser)
-    data.add_data_aug_args(parser)
+    flags.add_fit_args(parser)
+    add_data_args(parser)
+    add_data_aug_args(parser)
     args = parser.parse_args()
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")

@@ -4,16 +4,16 @@
 #   sh gen_rec.sh          data/{val,train}.lst and the photographs in data/ -> data/{val,train}.rec
 #   sh gen_rec.sh DIR      the same in another folder
 #
-# A second call goes on where the first one stopped and leaves alone what is whole.
+# A second call continues where the first one stopped, and skips what is complete.
 # Edit here:
-sets="val train" # add test to pack the test photographs too; sub.py reads them as they lie
+sets="val train" # add test to pack the test photographs too; sub.py needs no records of them
 resize=512       # shorter side in pixels
 quality=95       # of the JPEGs
-threads=20       # images at a time, at most one a core
+threads=20       # images at a time, at most one per core
 
 set -eu
 case ${1:-} in
--h | --help) # what stands at the top of this file
+-h | --help) # print the comment above
     sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
     exit
     ;;
@@ -29,7 +29,8 @@ esac
 cores=$(getconf _NPROCESSORS_ONLN)
 [ "$threads" -le "$cores" ] || threads=$cores
 
-# Who stops this script stops the packing, too; a shell hears signals only while it waits.
+# Whoever stops this script stops the packing too. It runs in the background, because a shell
+# handles signals only while it waits.
 packing=
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 130' INT
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 143' TERM
@@ -39,7 +40,7 @@ for set in $sets; do
     "$python" "$here/im2rec.py" --resize "$resize" --quality "$quality" --num-thread "$threads" \
         --resume "$data_dir/$set" "$data_dir" &
     packing=$!
-    # One damaged photograph in val (status 1) shall not cost the night's packing of train.
+    # One damaged photograph in val (status 1) must not prevent the packing of train.
     wait "$packing" || status=$?
     [ "$status" -le 1 ] || exit "$status"
 done

@@ -7,44 +7,47 @@
     python im2rec.py --list --recursive data/birds photographs     # a list of a folder of folders
     python im2rec.py --list --recursive --classes data/birds.classes.txt data/more others
 
-Reads PREFIX.lst and the images below ROOT. Writes PREFIX.rec and PREFIX.idx when they are whole,
+Reads PREFIX.lst and the images below ROOT. Writes PREFIX.rec and PREFIX.idx when they are complete,
 names images that cannot be packed in PREFIX.rec.failed.txt (exit status 1), and keeps
-PREFIX.rec.journal for --resume. The bytes differ from MXNet's for a WebP with an EXIF orientation
-only: it is turned.
+PREFIX.rec.journal for --resume. The bytes differ from MXNet's only for a WebP with an EXIF
+orientation: it is turned.
 
---list writes PREFIX.lst, or PREFIX_train.lst and the like, and with --recursive the names of the
+--list writes PREFIX.lst, or e.g. PREFIX_train.lst, and with --recursive the names of the
 classes, one a line in the order of the labels: PREFIX.classes.txt. The lists differ from MXNet's in
 two things: hidden files and folders (.thumbnails, __MACOSX, @eaDir, Thumbs.db) are passed over, and
 links to a folder that they lie in are not entered.
 """
+
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
 
 import argparse
 import glob
 import os
 import sys
 
-from common.classes import class_file_of, class_name, read_class_names, write_class_names
-from common.encoding import MAX_JPEG_SIDE, Settings
-from common.files import UserError, held
-from common.help import HelpFormatter, Parser, check_ranges, number, whole
-from common.image_folder import EXTENSIONS, list_images, parse_extensions, split_list
-from common.integrity import verify_records
-from common.packing import pack_list
-from common.recordio import index_records, write_index, write_list
-from common.script import run_script
+from common.base.files import UserError, exclusive_lock
+from common.base.help import HelpFormatter, Parser, check_ranges, number, whole
+from common.data.classes import class_file_of, class_name, read_class_names, write_class_names
+from common.data.encoding import MAX_JPEG_SIDE, Settings
+from common.data.image_folder import EXTENSIONS, list_images, parse_extensions, split_list
+from common.data.integrity import verify_records
+from common.data.packing import pack_list
+from common.data.recordio import index_records, write_index, write_list
 
 FAILURES_SHOWN = 5
 
 
 def parse_args():
-    """Read the flags: those of MXNet's tool, and five of ours."""
+    """Read the flags: those of MXNet's tool, and a few more."""
     parser = Parser(
         description="Make an image list, or pack the images of a list into a record file.",
         epilog="example: python im2rec.py --resize 512 --num-thread 20 data/train data",
         formatter_class=HelpFormatter,
     )
     parser.add_argument("prefix", help="PREFIX.lst is packed into PREFIX.rec and PREFIX.idx")
-    parser.add_argument("root", nargs="?", help="folder that the list's paths start from")
+    parser.add_argument("root", nargs="?", help="folder that the list's paths are relative to")
 
     lists = parser.add_argument_group("making a list")
     lists.add_argument("--list", action="store_true", help="list the images below ROOT")
@@ -79,7 +82,7 @@ def parse_args():
     )
     packing.add_argument("--encoding", default=".jpg", choices=[".jpg", ".png"], help="format")
     packing.add_argument("--pack-label", action="store_true", help="pack all labels of a line")
-    packing.add_argument("--strict", action="store_true", help="end at the first image that fails")
+    packing.add_argument("--strict", action="store_true", help="stop at the first image that fails")
     packing.add_argument(
         "--allow-outside",
         action="store_true",
@@ -89,7 +92,7 @@ def parse_args():
         "--resume", action="store_true", help="go on where a run with the same flags stopped"
     )
 
-    checks = parser.add_argument_group("looking after a record file")
+    checks = parser.add_argument_group("checking a record file")
     checks.add_argument("--verify", action="store_true", help="check PREFIX.rec against PREFIX.lst")
     checks.add_argument("--decode", action="store_true", help="with --verify: decode every image")
     checks.add_argument("--reindex", action="store_true", help="make PREFIX.idx from PREFIX.rec")
@@ -119,24 +122,24 @@ def main():
     if ending not in (".lst", ".rec", ".idx"):
         prefix = args.prefix
     if args.classes and not (args.list and args.recursive):
-        raise UserError("--classes: is of use with --list --recursive only")
+        raise UserError("--classes: has a meaning only with --list --recursive")
     if args.verify:
         return verify(prefix, args)
     if args.reindex:
         return reindex(prefix)
     if args.root is None:
-        raise UserError("ROOT is missing: the folder that the images lie in")
+        raise UserError("ROOT is missing: the folder that holds the images")
     if args.list:
         return make_lists(prefix, args)
     return pack(prefix, args)
 
 
 def pack(prefix, args):
-    """Pack `PREFIX.lst`; say how it went."""
+    """Pack `PREFIX.lst`; print the result."""
     if not os.path.lexists(f"{prefix}.lst"):
         others = ", ".join(sorted(glob.glob(glob.escape(prefix) + "*.lst"))[:3])
-        mend = f"name one of {others}" if others else "make it with: python mx_list.py"
-        raise UserError(f"{prefix}.lst: not found; {mend}")
+        fix = f"name one of {others}" if others else "make it with: python mx_list.py"
+        raise UserError(f"{prefix}.lst: not found; {fix}")
     check_ranges(args, {"resize": (0, MAX_JPEG_SIDE), "quality": (0, 100), "num_thread": (1, 1024)})
     settings = Settings(
         resize=args.resize,
@@ -166,10 +169,10 @@ def pack(prefix, args):
         print(f"not packed: {failure.path}: {failure.reason}", file=sys.stderr)
     if len(summary.failures) > FAILURES_SHOWN:
         print(f"... all of them are named in {prefix}.rec.failed.txt", file=sys.stderr)
-    was_whole = "; was whole already, without --resume it is packed anew"
+    was_complete = "; was complete already; without --resume it is packed anew"
     print(
         f"{summary.rec_path}: {summary.packed} packed, {len(summary.failures)} failed, "
-        f"{summary.num_bytes} bytes{was_whole if summary.was_whole else ''}"
+        f"{summary.num_bytes} bytes{was_complete if summary.was_complete else ''}"
     )
     return 1 if summary.failures else 0
 
@@ -186,7 +189,7 @@ def verify(prefix, args):
 
 def reindex(prefix):
     """Make the index of a record file anew."""
-    with held(f"{prefix}.rec", "writing it"):
+    with exclusive_lock(f"{prefix}.rec", "writing it"):
         keys, offsets = index_records(f"{prefix}.rec")
         write_index(f"{prefix}.idx", keys, offsets)
     print(f"{prefix}.idx: {len(keys)} records")
@@ -213,14 +216,14 @@ def make_lists(prefix, args):
         other = class_file_of(f"{prefix}{name}.lst")
         if other and not (args.recursive and other == f"{prefix}.classes.txt"):
             complain(
-                f"{other}: would be taken for the classes of {prefix}{name}.lst, and is of another"
+                f"{other}: would be read as the classes of {prefix}{name}.lst, but is of another"
                 " list; choose another PREFIX, or remove the file if it is an old one"
             )
     return 0
 
 
 def complain(line):
-    """Print a line about what may be a mistake."""
+    """Print a line about a possible mistake."""
     print(line, file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """Step 1: make the lists that step 2 packs, from the annotations of the challenge.
 
     python mx_list.py                          # data/{train,val,test}.lst
-    python mx_list.py --check                  # ... and look whether every photograph is there
+    python mx_list.py --check                  # ... and check that every photograph is there
     python mx_list.py --val-into-train 0.9     # train on 90 % of val too, as the 2017 winners did
     python mx_list.py --year 2018 --sets train val
 
@@ -10,6 +10,10 @@ test.lst: lines of INDEX<tab>LABEL<tab>PATH in random order. INDEX is the image 
 the ids are text), LABEL the rank of the category id in train (0 for test), PATH lies below DIR.
 """
 
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
+
 import collections
 import contextlib
 import os
@@ -17,14 +21,13 @@ import random
 import statistics
 import sys
 
-from common.annotations import annotation_path, image_keys, label_by, read_annotations
-from common.challenge import folder_of_test
-from common.files import DATA_DIR, UserError, held
-from common.help import HelpFormatter, Parser, number, whole
-from common.progress import Progress
-from common.recordio import ListEntry, write_list
-from common.script import run_script
-from common.unicode_names import find_form
+from common.base.files import DATA_DIR, UserError, exclusive_lock
+from common.base.help import HelpFormatter, Parser, number, whole
+from common.base.progress import Progress
+from common.data.annotations import annotation_path, image_keys, label_by, read_annotations
+from common.data.challenge import folder_of_test
+from common.data.recordio import ListEntry, write_list
+from common.data.unicode_names import find_form
 
 NAMES_SHOWN = 5
 
@@ -94,7 +97,7 @@ def check_val_into_train(args):
 
 
 def find_reference(args, path, annotations):
-    """Return the categories that labels are positions in, and their JSON: train's where it is."""
+    """Return the categories that labels are positions in, and their JSON: train's if it exists."""
     train = next((name for name in args.sets if name.startswith("train")), "train")
     train_path = annotation_path(args.data_dir, train, args.year)
     if train_path == path or not os.path.lexists(train_path):
@@ -110,7 +113,7 @@ def check_labels(args, path, annotations):
         return
     number = counted(len(unlabelled), "image has", "images have")
     if not labels:
-        raise UserError(f"{path}: {number} no annotation; only a test set may come without")
+        raise UserError(f"{path}: {number} no annotation; only a test set may have none")
     if not args.skip_unlabelled:
         raise UserError(
             f"{path}: {number} no annotation, {unlabelled[0]} is the first; leave such images out"
@@ -154,9 +157,10 @@ def list_entries(args, annotations):
 
 
 def find_paths(data_dir, names, folder):
-    """Return the names of photographs with or without `test2017/`, as the photographs lie.
+    """Return the names of photographs with or without `test2017/`, as they are on the disk.
 
-    The first of them that is found tells for all; where none is, the names stay as they are.
+    The first photograph that is found decides for all; where none is found, the names stay as they
+    are.
     """
     bare = [name[len(folder) + 1 :] if name.startswith(f"{folder}/") else name for name in names]
     for name in bare[:100]:  # some of them may be missing
@@ -170,8 +174,8 @@ def move_val_into_train(args, entries):
     """Move the share `--val-into-train` of val into train, stratified by category."""
     shuffled = random.Random(args.seed).sample(entries["val"], len(entries["val"]))
     shuffled.sort(key=lambda entry: entry.label)
-    # The n-th image in order of category moves where n * FRACTION passes a whole number: so each
-    # category gives its share up to one image, and all together give theirs.
+    # The n-th image in order of category moves where n * FRACTION passes an integer: so each
+    # category gives its share up to one image, and so do all together.
     moves = [
         int((n + 1) * args.val_into_train) > int(n * args.val_into_train)
         for n in range(len(shuffled))
@@ -190,11 +194,11 @@ def renumber(listed):
 
 
 def write_lists(args, entries):
-    """Write all lists, of one run each: val of another may hold what train has."""
+    """Write all lists, locked as one: val of another run may hold images of train."""
     paths = {name: os.path.join(args.data_dir, f"{name}.lst") for name in entries}
     with contextlib.ExitStack() as stack:
         for path in paths.values():
-            stack.enter_context(held(path, "writing it"))
+            stack.enter_context(exclusive_lock(path, "writing it"))
         for name, listed in entries.items():
             random.Random(args.seed).shuffle(listed)
             write_list(paths[name], listed)

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Step 3: fine-tunes the pretrained network with the flags of the 2017 baseline. Edit them here, or
-# type others behind the command: sh run.sh --gpus 0 --batch-size 12
+# append others to the command: sh run.sh --gpus 0 --batch-size 12
 #
 # All other flags: .venv/bin/python fine-tune.py --help
 set -eu
@@ -9,15 +9,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 . "$here/common/python.sh"
 
 pretrained_model=$here/model/resnet-152     # ResNet-152 of ImageNet-11k: resnet-152-symbol.json, …
-load_epoch=0                                # 0: from the pretrained network; N: on from epoch N
+load_epoch=0                                # 0: from the pretrained network; N: continue from epoch N
 gpus=0,1,2,3                                # each batch is split over them; cpu: no GPU
 model_prefix=$here/model/iNat-resnet-152    # what the names of the checkpoints begin with
 data_nthreads=48                            # threads that read photographs
-batch_size=48                               # images a batch, of all GPUs together
-num_classes=5089                            # species of train2017.json
-num_examples=579184                         # photographs of train2017.json
+batch_size=48                               # images per batch, of all GPUs together
+num_classes=5089                            # species in train2017.json
+num_examples=579184                         # photographs in train2017.json
 
-# A flag that is typed behind the command comes last, and the last one counts.
+# A flag that is appended to the command comes last, and the last one counts.
 exec "$python" "$here/fine-tune.py" \
     --pretrained-model "$pretrained_model" \
     --load-epoch "$load_epoch" \

@@ -1,19 +1,19 @@
 #!/bin/sh
-# Makes .venv with the MXNet wheel that fits this machine, and proves that it works.
+# Makes .venv with the MXNet wheel that fits this machine, and checks that it works.
 #
-#   sh setup.sh              looks at the machine, and takes one of the next three
+#   sh setup.sh              detects which of the next three fits this machine
 #   sh setup.sh cpu          no NVIDIA GPU
 #   sh setup.sh cu117        NVIDIA GPUs from Maxwell to Ada, driver 450.80 or newer
 #   sh setup.sh cu80         NVIDIA GPUs with CUDA 8.0 installed
-#   sh setup.sh --detect     only says which it would take
+#   sh setup.sh --detect     only prints which it would take
 #   PYTHON=python3.9 sh setup.sh    with an interpreter of your choice (3.8 to 3.12)
 #   VENV=.venv-2 sh setup.sh        in another folder than .venv
 #
 # A second call does nothing, in a fraction of a second, unless requirements/ has changed or another
-# wheel or interpreter is asked for. To have the machine looked at anew, remove .venv first.
+# wheel or interpreter is asked for. To detect the machine again, remove .venv first.
 set -eu
 case ${1:-} in
--h | --help) # what stands at the top of this file
+-h | --help) # print the comment above
     sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
     exit
     ;;
@@ -21,7 +21,7 @@ esac
 cd "$(dirname "$0")"
 venv=${VENV:-.venv}
 venv=${venv%/}
-old=$venv.old       # the environment of before, while a new one is made in its place
+old=$venv.old       # the previous environment, while a new one is made in its place
 trash=$venv.discard # what is being removed: nothing under this name is ever used
 stamp=$venv/setup-stamp
 lock=.tmp-setup-lock
@@ -32,9 +32,9 @@ say() {
 
 # ---- Which wheel --------------------------------------------------------------------------------
 
-# Print the wheel for this machine; on stderr, why it is the CPU's where there is a GPU.
+# Print the wheel for this machine; on stderr, why a machine with a GPU gets the CPU wheel.
 detect() {
-    # One line a GPU, "compute capability, driver, name". Older drivers do not tell the first.
+    # One line per GPU, "compute capability, driver, name". Older drivers do not report the first.
     gpus=$(nvidia-smi --query-gpu=compute_cap,driver_version,name --format=csv,noheader 2>/dev/null) ||
         gpus=$(nvidia-smi --query-gpu=driver_version,name --format=csv,noheader 2>/dev/null |
             sed 's/^/unknown, /') || true
@@ -59,15 +59,15 @@ detect() {
     else
         say "no MXNet wheel runs on $(echo "$gpus" | awk -F ', ' '
             { printf "%s%s (compute capability %s, driver %s)", (NR > 1) ? "; " : "", $3, $1, $2 }'
-        ) as this machine is: taking the CPU wheel. cu117 needs compute capability 5.0 to 8.9" \
+        ) of this machine: taking the CPU wheel. cu117 needs compute capability 5.0 to 8.9" \
             "(Maxwell to Ada) and driver 450.80 or newer, cu80 up to 6.2 and CUDA 8.0 installed"
         echo cpu
     fi
 }
 
-# Does one of the GPUs run mxnet-cu117? It carries machine code for 5.0 to 8.6 and no PTX, so that
-# 8.9 runs it and 9.0 cannot. Drivers too old to tell know no GPU newer than 8.6, but do know
-# Kepler's, which Tesla and GRID cards are named by.
+# Does one of the GPUs run mxnet-cu117? It has machine code for 5.0 to 8.6 and no PTX, so 8.9 runs
+# it and 9.0 does not. Drivers too old to report the compute capability know no GPU newer than 8.6.
+# They do know Kepler GPUs, which are too old; the names of those Tesla and GRID cards begin with K.
 fits_cu117() {
     awk -F ', ' '
         { split($2, driver, "."); new = driver[1] > 450 || (driver[1] == 450 && driver[2] >= 80) }
@@ -76,7 +76,7 @@ fits_cu117() {
         END { exit !found }'
 }
 
-# CUDA 8 knows GPUs up to Pascal (6.2); drivers too old to tell are taken at their word.
+# CUDA 8 supports GPUs up to Pascal (6.2). Drivers too old to report the compute capability pass.
 fits_cu80() {
     awk -F ', ' '$1 == "unknown" || $1 < 7.0 { found = 1 } END { exit !found }'
 }
@@ -101,7 +101,7 @@ fits() {
 
 find_python() {
     earlier=''
-    if [ -n "$made_wheel" ]; then # the interpreter that was chosen for the environment's last life
+    if [ -n "$made_wheel" ]; then # the interpreter that the present environment was made with
         earlier=$(sed -n 's/^home = //p' "$venv/pyvenv.cfg")/python3
     fi
     for candidate in "${PYTHON:-}" "$earlier" python3 python3.11 python3.12 python3.10 python3.9 python3.8 \
@@ -122,8 +122,8 @@ python_version() {
 
 # The stamp says what $venv was made from: "WHEEL SUM-OF-REQUIREMENTS PYTHON STATE". It is written
 # when everything is installed (STATE: installed) and again when MXNet has computed (works); before
-# that the folder counts for nothing. The environment of before stays as $old until the new one is
-# proven, so that a run may be killed at any moment: the next one goes on with what is whole.
+# that the folder is never used. The previous environment stays as $old until the new one has been
+# checked, so a run may be killed at any moment: the next one continues with what is complete.
 read_stamp() {
     made_wheel='' made_sum='' made_python='' state=''
     if [ -f "$stamp" ] && [ -x "$venv/bin/python" ]; then
@@ -142,14 +142,14 @@ is_as_wanted() {
     [ "$made_wheel $made_sum $made_python" = "$wheel $(sum_of "$wheel") ${python:-$made_python}" ]
 }
 
-# Remove a folder under a name that counts for nothing, as half of it may remain.
+# Remove a folder; rename it first, because an interruption may leave a part of it.
 discard() {
     rm -rf "$trash"
     mv "$1" "$trash"
     rm -rf "$trash"
 }
 
-# Leave the environment as it was: half of a new one is worth nothing.
+# Restore the previous environment; a partial new one is of no use.
 put_back() {
     if [ -e "$venv" ]; then
         discard "$venv"
@@ -159,7 +159,7 @@ put_back() {
     fi
 }
 
-# Tidy up behind a run that was killed outright.
+# Clean up after a run that was killed.
 recover() {
     rm -rf "$trash"
     rmdir "$venv" 2>/dev/null || true # made, and nothing in it yet
@@ -184,9 +184,9 @@ install() {
         say "$venv is in use for $made_wheel and Python $made_python; another wheel, interpreter" \
             "or requirements/ are wanted: remaking it"
     elif [ -e "$stamp" ]; then
-        discard "$venv" # half of one
+        discard "$venv" # a partial one
     elif [ -e "$venv" ]; then
-        give_up "$venv is there and was not made by setup.sh: move it away, or name another" \
+        give_up "$venv exists and was not made by setup.sh: move it away, or name another" \
             "folder: VENV=.venv-mxnet sh setup.sh"
     fi
     if ! interpreter=$(find_python); then
@@ -197,11 +197,11 @@ install() {
     say "making $venv with $("$interpreter" --version 2>&1) and requirements/$wheel.txt"
     if [ -e "$venv" ]; then
         if [ -d "$old" ]; then
-            discard "$old" # a run was killed before it had proven the one that is here
+            discard "$old" # a run was killed before it had checked the one that is here
         fi
         mv "$venv" "$old"
     fi
-    is_half=yes
+    is_partial=yes
     mkdir -p "$venv"
     echo "unfinished" >"$stamp"
     "$interpreter" -m venv "$venv" ||
@@ -210,11 +210,11 @@ install() {
     take_headless_opencv
     rm -f "$venv/pip.log"
     echo "$wheel $(sum_of "$wheel") $(python_version "$interpreter") installed" >"$stamp"
-    is_half=''
+    is_partial=''
     read_stamp
 }
 
-# pip's own words are long and stand above; the last line is what to do.
+# pip's own messages are long and come first; the last line says what to do.
 explain_pip() {
     if grep -q 'No space left' "$venv/pip.log"; then
         give_up "the disk is full; free some space and run it again"
@@ -227,10 +227,10 @@ explain_pip() {
         give_up "requirements/$wheel.txt has no wheel for $("$interpreter" --version 2>&1) on" \
             "$(uname -sm); the README's table of machines says which there are"
     fi
-    give_up "pip could not install requirements/$wheel.txt; its own words above say why"
+    give_up "pip could not install requirements/$wheel.txt; pip's messages above say why"
 }
 
-# opencv-python draws windows and needs libGL, which servers lack; its headless twin does not.
+# opencv-python can draw windows and needs libGL, which servers lack; the headless one does not.
 take_headless_opencv() {
     if reason=$("$venv/bin/python" -c 'import cv2' 2>&1); then
         return
@@ -251,14 +251,14 @@ take_headless_opencv() {
     esac
 }
 
-prove() {
+check_mxnet() {
     "$venv/bin/python" - <<'END'
 import sys
 
-from common.files import UserError
+from common.base.files import UserError
 
 try:
-    from common.find_mxnet import mx
+    from common.engines.mxnet.runtime import mx
 except UserError as error:
     sys.exit(f"setup.sh: all is installed, but MXNet does not start here: {error}")
 assert mx.nd.ones((2, 2)).sum().asscalar() == 4
@@ -268,8 +268,8 @@ END
 
 # ---- One run at a time --------------------------------------------------------------------------
 
-# demo.sh and tests/run.sh both call this. The lock of `flock` ends with its process; without flock
-# (macOS, BSD) it is a link to the number of the process.
+# demo.sh and tests/run.sh both call this. The lock of `flock` ends with its process. Without flock
+# (macOS, BSD) the lock is a symbolic link whose target is the process id.
 wait_for_turn() {
     if command -v flock >/dev/null; then
         exec 9>>"$lock"
@@ -278,16 +278,16 @@ wait_for_turn() {
         rm -f "$lock.$$"
         take "$lock.pid"
     else
-        say "no flock here, and no links in this folder: two runs at once are not kept apart"
+        say "no flock here, and no symbolic links in this folder: nothing prevents two runs at once"
     fi
 }
 
-# Take the lock $1. Where its process is dead, the next holder is whoever takes the lock named after
-# that process, so that of several runs that wait only one replaces it.
+# Take the lock $1. If its process is dead, the next holder is whoever takes the lock named after
+# that process, so only one of several waiting runs replaces it.
 take() {
     until ln -s "$$" "$1" 2>/dev/null; do
         set -- "$1" "$(readlink "$1")"
-        if [ -z "$2" ]; then # it was given back this moment
+        if [ -z "$2" ]; then # it was released at this moment
             sleep 1
         elif is_running "$2"; then
             [ -n "$waited" ] || say "waiting for another run of setup.sh, process $2"
@@ -302,7 +302,7 @@ take() {
     done
 }
 
-# Is this the number of a setup.sh? A dead one's may have passed on to another process.
+# Is this the process id of a setup.sh? Another process may have the id of a dead one.
 is_running() {
     if ! command -v ps >/dev/null; then
         kill -0 "$1" 2>/dev/null
@@ -315,7 +315,7 @@ is_running() {
 }
 
 finish() {
-    if [ -n "$is_half" ]; then
+    if [ -n "$is_partial" ]; then
         put_back
     fi
     if [ "$(readlink "$lock.pid" 2>/dev/null)" = "$$" ]; then
@@ -350,7 +350,7 @@ if [ -n "${PYTHON:-}" ]; then
     python=$(python_version "$PYTHON")
 fi
 
-is_half='' waited=''
+is_partial='' waited=''
 wait_for_turn
 trap finish EXIT
 trap 'exit 130' INT
@@ -361,7 +361,7 @@ if ! is_as_wanted; then
     install
 fi
 if [ "$state" != works ]; then
-    if prove; then
+    if check_mxnet; then
         echo "$made_wheel $made_sum $made_python works" >"$stamp.new"
         mv "$stamp.new" "$stamp"
     elif [ "$wheel" = cpu ]; then
@@ -369,7 +369,7 @@ if [ "$state" != works ]; then
             put_back
         fi
         exit 1
-    fi # a GPU's wheel may be installed where there is none, into the image of a container
+    fi # a GPU wheel may be installed on a machine without a GPU, e.g. into a container's image
 fi
 if [ -d "$old" ]; then
     discard "$old"

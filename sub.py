@@ -1,9 +1,9 @@
-"""Step 4: from checkpoints and test photographs to the CSV that Kaggle takes.
+"""Step 4: from checkpoints and test photographs to the CSV that Kaggle accepts.
 
     python sub.py 21 0                          # epoch 21 on GPU 0 -> submission_epoch_21.csv
     python sub.py 21,24,27 0,1 --crops 10       # three epochs and ten views averaged, two GPUs
     python sub.py 21 cpu --set val              # top-1 and top-5 error, and a page to look at
-    python sub.py 21 cpu --save-probs a.npz     # keep the probabilities, too, ...
+    python sub.py 21 cpu --save-probs a.npz     # keep the probabilities, ...
     python sub.py --merge a.npz b.npz           # ... and average those of several runs
     python sub.py 21 cpu --export-onnx net.onnx
     python sub.py 21 0 --year 2018              # another challenge: its JSON, and three ids a row
@@ -17,6 +17,10 @@ beside the CSV NAME.csv. With --images predictions.csv (file, names, probabiliti
 report-predictions.html: what cannot be read is left out, and the status is 1.
 """
 
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
+
 import argparse
 import contextlib
 import logging
@@ -25,25 +29,25 @@ import sys
 
 import numpy as np
 
-from common import checkpoint, class_table, named_photographs, submission
-from common.annotations import annotation_path, read_annotations
-from common.challenge import add_challenge_args, csv_format
-from common.devices import contexts
-from common.ensemble import fingerprint, load_predictor
-from common.export import export_onnx
-from common.files import DATA_DIR, MODEL_DIR, UserError, held, require_target
-from common.fit_flags import settle_dtype
-from common.help import Parser
-from common.image_set import (
+from common import engines
+from common.base.files import DATA_DIR, MODEL_DIR, UserError, exclusive_lock, require_target
+from common.base.help import Parser
+from common.base.progress import Progress
+from common.data import class_table
+from common.data.annotations import annotation_path, read_annotations
+from common.data.challenge import add_challenge_args, csv_format
+from common.data.image_set import (
     Selection,
     open_image_set,
     open_records,
     train_labels,
 )
-from common.predict import add_view_args, load_views, settle_view_args
-from common.progress import Progress
-from common.scores import format_scores, score
-from common.script import run_script
+from common.evaluation import named_photographs, submission
+from common.evaluation.ensemble import fingerprint, load_predictor
+from common.evaluation.scores import format_scores, score
+from common.evaluation.views import add_view_args, complete_view_args, load_views
+from common.networks import checkpoint
+from common.networks.export import export_onnx
 
 MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 
@@ -56,9 +60,9 @@ def main():
         merge(args)
     elif args.export_onnx:
         network = checkpoint.load(*args.networks[0])
-        export_onnx(args.export_onnx, *network, (3, args.crop_size, args.crop_size))
+        export_onnx(args.export_onnx, network, (3, args.crop_size, args.crop_size))
     else:
-        with held(args.output, "predicting for it"):
+        with exclusive_lock(args.output, "predicting for it"):
             status = name_images(args) if args.images else predict(args)
     return status
 
@@ -98,7 +102,7 @@ def parse_args():
         "--images",
         nargs="+",
         metavar="PATH",
-        help="name these photographs, and those in these folders, of no challenge",
+        help="name these photographs, and those in these folders; they belong to no challenge",
     )
     add("--output", metavar="FILE", help="the CSV (default: submission_epoch_EPOCH.csv, val_…)")
     add("--save-probs", metavar="FILE.npz", help="also keep the probabilities of all classes")
@@ -107,22 +111,22 @@ def parse_args():
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
     add_challenge_args(parser)
-    add_view_args(parser)
+    engines.add_engine_arg(add_view_args(parser))
     args = parser.parse_args()
     if args.merge and args.epoch:
         parser.error("--merge averages files, and takes no EPOCH and GPU")
     if not args.merge and not args.gpu:
-        parser.error("EPOCH and GPU are needed, as in: sub.py 21 0")
-    settle_args(args)
+        parser.error("EPOCH and GPU are needed, e.g.: sub.py 21 0")
+    complete_args(args)
     return args
 
 
-def settle_args(args):
-    """Fill in what depends on other flags, and complain about what cannot be."""
+def complete_args(args):
+    """Fill in what depends on other flags; raise `UserError` for impossible values."""
     if args.images:
         named_photographs.check_flags(args)
     if args.data_val and args.set == "test":
-        raise UserError("--data-val: are records to score; add --set val")
+        raise UserError("--data-val: holds records to score; add --set val")
     prefixes = args.model_prefix or [MODEL_PREFIX]
     epochs = [] if args.merge else numbers("EPOCH", args.epoch, int)
     args.networks = [(prefix, epoch) for prefix in prefixes for epoch in epochs]
@@ -143,16 +147,19 @@ def settle_args(args):
     if args.export_onnx and len(args.networks) > 1:
         raise UserError("--export-onnx: takes one network; name one EPOCH and one --model-prefix")
     args.model_prefix = prefixes
-    settle_view_args(args, prefixes)
-    args.devices = contexts(args.gpu or "cpu", "GPU")
-    settle_dtype(args.dtype, args.devices)
+    complete_view_args(args, prefixes)
+    if args.export_onnx:
+        return
+    args.engine = engines.load(args.engine)
+    args.devices = args.engine.parse_devices(args.gpu or "cpu", "GPU")
+    args.engine.check(args.dtype, args.devices)
 
 
 def numbers(flag, text, kind):
     try:
         return [kind(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"{flag} {text}: must be numbers, as 21 or 21,24,27") from None
+        raise UserError(f"{flag} {text}: must be numbers, e.g. 21 or 21,24,27") from None
 
 
 def predict(args):
@@ -164,7 +171,7 @@ def predict(args):
         classes = class_table.classes_of_networks(args.model_prefix, args)
         images = open_images(args, classes)
     predictor = load_predictor(args)
-    categories = class_table.settle_categories(classes, predictor.num_classes, args)
+    categories = class_table.categories_of_networks(classes, predictor.num_classes, args)
     category_ids = np.array([category.id for category in categories])
     frequencies = submission.class_frequencies(counted_labels(args), len(category_ids))
     places = args.csv_format.places
@@ -188,7 +195,7 @@ def predict(args):
 
 
 def open_images(args, classes=None):
-    """Return the `ImageSet` that is predicted: of the challenge, or of records on their own."""
+    """Return the `ImageSet` that is predicted: of the challenge, or of the records of a flag."""
     if args.data_val:
         return open_records(args.data_val)
     known = classes.categories if classes and classes.have_ids else None
@@ -206,7 +213,7 @@ def name_images(args):
     args.batch_size = min(args.batch_size, len(source))
     classes = class_table.classes_of_networks(args.model_prefix, args)
     predictor = load_predictor(args, source)
-    categories = class_table.settle_categories(classes, predictor.num_classes, args)
+    categories = class_table.categories_of_networks(classes, predictor.num_classes, args)
     names = [category.name for category in categories]
     views = load_views(source, args)
     named = named_photographs.name_photographs(predictor, views, source, names)
@@ -248,7 +255,7 @@ def finish(args, predictions, categories, images=None):
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return
-    from common.report import write_report  # here: matplotlib alone takes half a second
+    from common.evaluation.report import write_report  # here: matplotlib alone takes half a second
 
     unknown = len(predictions.ids)
     predictions = predictions.with_truth()

@@ -1,4 +1,4 @@
-"""The charts beside the README's tables: ratios with their spread, scaling, what was learned."""
+"""The charts beside the README's tables: ratios with their spread, scaling, accuracies."""
 
 import statistics
 
@@ -6,13 +6,13 @@ from matplotlib.figure import Figure
 
 from benchmarks.compare import describe_range, ratios
 from benchmarks.learning import WORDS, accuracies
-from common.files import replacing
+from common.base.files import replacing
 
 OURS, PEER, SPREAD, GRID = "#d1495b", "#8c96a3", "#1d2329", "#eceef1"
 
 
 def draw_ratios(path, results, sources):
-    """Draw how many times as fast ours is: a bar a peer, its median with least and most."""
+    """Draw how many times as fast ours is: a bar for each peer, the median with its range."""
     comparisons = [c for source in sources for c in results[source]["comparisons"]]
     heights = [len(comparison["against"]) for comparison in comparisons]
     inches = 0.34 * sum(heights) + 0.42 * len(comparisons) + 0.5
@@ -40,7 +40,7 @@ def draw_ratios(path, results, sources):
 
 
 def draw_scaling(path, results, sources):
-    """Draw the speed of packing and feeding over the workers, and so many times that of one."""
+    """Draw the speed of packing and feeding over the workers, beside perfect scaling."""
     figure = Figure(figsize=(9, 3), dpi=110, layout="constrained")
     parts = (("packing", "packing"), ("feeding", "feeding, training preset"))
     for axes, (name, title) in zip(figure.subplots(1, 2), parts):
@@ -85,7 +85,7 @@ def draw_learning(path, results, sources):
 
 
 def write(axes, words, point, offset, **alignment):
-    """Write beside a point, readable over lines."""
+    """Write beside a point; legible over lines."""
     axes.annotate(
         words,
         point,
@@ -98,12 +98,12 @@ def write(axes, words, point, offset, **alignment):
 
 
 def plain(words):
-    """Return words without what Markdown marks code with."""
+    """Return words without the marks of code in Markdown."""
     return words.replace("`", "")
 
 
 def style(axes, grid):
-    """Give axes the look of all charts: a light grid one way, and no frame."""
+    """Style axes as in all charts: a light grid in one direction, no frame."""
     axes.grid(axis=grid, color=GRID)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

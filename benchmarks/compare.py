@@ -1,7 +1,7 @@
-"""Measure ours and the peers' in turn, in one run, and say the ratio.
+"""Measure our code and its peers in turn, in one run, and report the ratio.
 
 A machine's speed changes by the minute; taking turns gives every side the same minutes. Results
-are kept in benchmarks/results/NAME.json, of which benchmarks/tables.py makes the README's tables.
+are kept in benchmarks/results/NAME.json; benchmarks/tables.py makes the README's tables from them.
 """
 
 import argparse
@@ -15,11 +15,11 @@ import sys
 import time
 from importlib import metadata
 
-from common.files import ROOT, UserError, atomic_open
+from common.base.files import ROOT, UserError, atomic_open
 
 RESULTS = os.path.join(ROOT, "benchmarks", "results")
-QUICK_RESULTS = os.path.join(ROOT, "benchmarks", "quick")  # to try a benchmark; git ignores them
-# What a speed depends on, besides the processor: packages by the names that they come under.
+QUICK_RESULTS = os.path.join(ROOT, "benchmarks", "quick")  # of --quick; git ignores them
+# What a speed depends on, besides the processor: {title: names of its packages}.
 PACKAGES = {
     "numpy": ["numpy"],
     "OpenCV": ["opencv-python", "opencv-python-headless"],
@@ -36,16 +36,16 @@ def make_parser(description):
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a small version, to see that it works: its result goes to benchmarks/quick/",
+        help="a small version, to see that it works; its results go to benchmarks/quick/",
     )
     return parser
 
 
 def take_turns(sides, rounds):
-    """Run every side once a round, after a round that does not count.
+    """Run every side once a round, after a warm-up round that does not count.
 
     Args:
-        sides: `{name: function}`; a function works and returns how much it has done (images).
+        sides: `{name: function}`; a function works and returns how many images it has processed.
 
     Returns:
         `{name: [units per second, one a round]}`.
@@ -62,13 +62,13 @@ def take_turns(sides, rounds):
 
 
 def compare(what, speeds, ours, peers):
-    """Print how many times as fast as its peers a side is; return it for the results.
+    """Print how many times as fast as its peers a side is; return the comparison to be kept.
 
     Args:
-        what: the work, in the words of the README's tables.
+        what: the work, as the README's tables call it.
         speeds: of `take_turns`.
-        peers: `{name: the least ratio that is asked for, or None}`; those without a speed were
-            left out of this run.
+        peers: `{name: smallest ratio that is asked for, or None}`; peers without a speed were left
+            out of this run.
     """
     print(f"\n{what}\n  {ours}: {describe_range(speeds[ours])} a second")
     against = {peer: speeds[peer] for peer in peers if peer in speeds}
@@ -107,11 +107,11 @@ def run_measured(script, *arguments):
     command = [sys.executable, os.path.join(ROOT, script), *arguments]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # of this child alone, and those it waited for
+    _, status, usage = os.wait4(process.pid, 0)  # this child and those that it waited for
     seconds = time.perf_counter() - start
     process.returncode = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -os.WTERMSIG(status)
     if process.returncode:
-        raise UserError(f"{script} failed with status {process.returncode}; its words stand above")
+        raise UserError(f"{script} failed with status {process.returncode}; see its output above")
     return seconds, usage.ru_maxrss * 1024
 
 
@@ -125,7 +125,7 @@ def show_run(what, seconds, peak_bytes):
 
 
 def read_result(name, quick=False):
-    """Return what was kept under a name; empty where it was not measured yet."""
+    """Return the result kept under a name; empty where nothing was measured yet."""
     path = os.path.join(QUICK_RESULTS if quick else RESULTS, f"{name}.json")
     if not os.path.exists(path):
         return {}
@@ -134,7 +134,7 @@ def read_result(name, quick=False):
 
 
 def write_result(name, result, quick=False, versions=None):
-    """Keep a result, with the machine it was measured on and the versions of what was measured."""
+    """Keep a result, with the machine that it was measured on and the versions of the software."""
     folder = QUICK_RESULTS if quick else RESULTS
     os.makedirs(folder, exist_ok=True)
     with atomic_open(os.path.join(folder, f"{name}.json")) as stream:
@@ -143,7 +143,7 @@ def write_result(name, result, quick=False, versions=None):
 
 
 def describe_machine(versions):
-    """Return the processor, its cores and the versions of what computes on it, and `versions`."""
+    """Return the processor, its cores, and the versions of our software and of `versions`."""
     found = {"Python": platform.python_version()}
     for title, packages in PACKAGES.items():
         for package in packages:
@@ -160,12 +160,12 @@ def describe_machine(versions):
 
 
 def processor_name():
-    """Return the processor's own name, as "AMD EPYC"; that of its kind where it tells none."""
+    """Return the processor's model, e.g. "AMD EPYC"; else its architecture."""
     return processor_field("model name") or platform.processor() or platform.machine()
 
 
 def processor_field(name):
-    """Return what Linux says of the first core; nothing on other systems."""
+    """Return a field of /proc/cpuinfo for the first core; "" on other systems."""
     if os.path.exists("/proc/cpuinfo"):
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
             for line in stream:

@@ -4,8 +4,8 @@
     python -m benchmarks.feeding --rec data/val.rec --threads 8
 
 All sides read the same photographs (683x512, JPEG 95) on the same number of threads, in turn, from
-a file that is in memory. PyTorch reads them as files and works in processes of its own, where
-TORCH_PYTHON=/path/to/python names one that has it. Writes benchmarks/results/feeding.json.
+a file that the page cache holds. PyTorch reads them as files, in worker processes, where
+TORCH_PYTHON=/path/to/python names a Python that has it. Writes benchmarks/results/feeding.json.
 """
 
 import argparse
@@ -19,16 +19,18 @@ import numpy as np
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
 from benchmarks.sides import close_all, start_torch_sides
-from common import data
-from common.find_mxnet import mx
-from common.recordio import RecordFile
-from common.script import run_script
+from common import engines
+from common.base.script import run_script
+from common.data.flags import add_data_args, add_data_aug_args
+from common.data.recordio import RecordFile
+from common.engines.mxnet.runtime import mx
+from common.training import batches
 
 BATCH_SIZE, SIZE = 48, 320
 TORCH_READERS = {"PyTorch's `DataLoader`, PIL": "pil", "PyTorch's `DataLoader`, OpenCV": "cv2"}
 IMAGE_ITER, RECORD_ITER = "`mx.img.ImageIter`, which 2017 used", "`mx.io.ImageRecordIter`"
 DECODER = "`cv2.imdecode` alone"
-PEERS = {  # the least ratio that is asked for in (training, validation)
+PEERS = {  # smallest ratio that is asked for in (training, validation)
     IMAGE_ITER: (5.5, 2.5),
     RECORD_ITER: (1.9, 1.7),
     **dict.fromkeys(TORCH_READERS, (None, None)),
@@ -44,21 +46,21 @@ def main():
     args = parser.parse_args()
     comparisons, versions = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        # Of 480 images, the beginning and the end of an epoch, which the challenge has once in
-        # 579,184, are a twentieth of ours.
+        # The start and the end of an epoch cost a twentieth of our time with 480 images. The
+        # challenge has one epoch in 579,184 images, so more are read here.
         rec = args.rec or make_records(folder, 96 if args.quick else 960)
         for number, preset in enumerate(("training", "validation")):
-            iterator = ours(rec, preset, args.threads)
+            loader = ours(rec, preset, args.threads)
             torch_sides = start_torch_readers(rec, folder, preset, args.threads)
             sides = {
-                "ours": reader(iterator),
-                IMAGE_ITER: reader(image_iter(rec, preset)),
-                RECORD_ITER: reader(image_record_iter(rec, preset, args.threads)),
+                "ours": reader(loader),
+                IMAGE_ITER: mxnet_reader(image_iter(rec, preset)),
+                RECORD_ITER: mxnet_reader(image_record_iter(rec, preset, args.threads)),
                 **torch_sides,
                 DECODER: bare_decoder(rec, args.threads),
             }
             speeds = take_turns(sides, 1 if args.quick else args.rounds)
-            iterator.close()
+            loader.close()
             versions.update(close_all(torch_sides))
             asked = {peer: least[number] for peer, least in PEERS.items()}
             what = f"feeding, {preset}, {args.threads} threads"
@@ -87,15 +89,18 @@ def start_torch_readers(rec, folder, preset, threads):
 
 
 def ours(rec, preset, threads):
+    """Return the `Loader` that fine-tune.py reads with, training or validation."""
     parser = argparse.ArgumentParser()
-    data.add_data_args(parser)
-    data.add_data_aug_args(parser)
+    add_data_args(parser)
+    add_data_aug_args(parser)
     args = parser.parse_args(
         ["--data-train", rec, "--data-val", rec, "--data-nthreads", str(threads)]
     )
     args.batch_size = BATCH_SIZE
-    train, val = data.get_record_iterators(args)
-    chosen, other = (train, val) if preset == "training" else (val, train)
+    data = batches.open_batches(args, allocate=engines.load().allocate)
+    chosen, other = data.train, data.val
+    if preset == "validation":
+        chosen, other = other, chosen
     other.close()
     return chosen
 
@@ -160,8 +165,18 @@ def image_record_iter(rec, preset, threads):
     )
 
 
-def reader(iterator):
+def reader(loader):
     """Return a function that reads one epoch from its beginning: nothing is decoded in advance."""
+
+    def read():
+        loader.set_epoch(loader.epoch + 1)
+        return sum(len(batch.labels) - batch.pad for batch in loader)
+
+    return read
+
+
+def mxnet_reader(iterator):
+    """Return the same of an iterator of MXNet."""
 
     def read():
         iterator.reset()

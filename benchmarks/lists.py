@@ -2,8 +2,8 @@
 
     python -m benchmarks.lists
 
-The annotations are made up, in the shape of the challenge: its shares of train, val and test, long
-names, licences, rights holders. Writes benchmarks/results/lists.json.
+The annotations are made up, and shaped like those of the challenge: its shares of train, val and
+test, long names, licences, rights holders. Writes benchmarks/results/lists.json.
 """
 
 import json
@@ -12,7 +12,7 @@ import random
 import tempfile
 
 from benchmarks.compare import make_parser, run_measured, show_run, write_result
-from common.script import run_script
+from common.base.script import run_script
 
 SETS = {"train": 579_184, "val": 95_986, "test": 182_707}  # images of the challenge
 NUM_CATEGORIES = 5089
@@ -49,7 +49,7 @@ def make_annotations(path, num_images, first_id):
 
 
 def main():
-    """Make the annotations, run mx_list.py, print and keep what it took."""
+    """Make the annotations, run mx_list.py, print and keep its time and memory."""
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Memory of feeding over ten epochs, once it has filled its queues: it must stay flat.
+"""The memory of feeding over ten epochs, once its queues are full: it must not grow.
 
     python -m benchmarks.loader_memory              made-up records, training augmentation, 320 px
 
@@ -11,7 +11,7 @@ import tempfile
 
 from benchmarks.compare import make_parser, write_result
 from benchmarks.feeding import make_records, ours
-from common.script import run_script
+from common.base.script import run_script
 
 
 def main():
@@ -24,16 +24,16 @@ def main():
         args.images = 48
     megabytes = []
     with tempfile.TemporaryDirectory() as folder:
-        iterator = ours(make_records(folder, args.images), "training", args.threads)
+        loader = ours(make_records(folder, args.images), "training", args.threads)
         for epoch in range(args.epochs):
-            iterator.set_epoch(epoch)
-            for batch in iterator:
-                batch.data[0].wait_to_read()
+            loader.set_epoch(epoch)
+            for _ in loader:
+                pass
             gc.collect()
             megabytes.append(private_megabytes())
             print(f"epoch {epoch}: {megabytes[-1]:.0f} MB")
-        iterator.close()
-    # Batches of 15 MB come and go: what counts is the highest of each five epochs.
+        loader.close()
+    # Batches of 15 MB come and go: the peak of each five epochs counts.
     growth = max(megabytes[-5:]) - max(megabytes[-10:-5])
     print(f"growth over the last ten epochs: {growth:.1f} MB")
     result = {"images": args.images, "megabytes": megabytes, "growth": growth}
@@ -41,7 +41,7 @@ def main():
 
 
 def private_megabytes():
-    """Return the resident memory without the pages of mapped files, which the system may drop."""
+    """Return the resident memory without pages of mapped files, which the system may drop."""
     with open("/proc/self/status", encoding="utf-8") as stream:
         fields = dict(line.split(":", 1) for line in stream)
     return int(fields["RssAnon"].split()[0]) / 1024

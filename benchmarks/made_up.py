@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from common.recordio import frame_record, pack_record
+from common.data.recordio import frame_record, pack_record
 
 
 def make_photograph(seed, height=512, width=683):

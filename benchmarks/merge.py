@@ -13,8 +13,8 @@ import tempfile
 import numpy as np
 
 from benchmarks.compare import make_parser, run_measured, show_run, write_result
-from common import submission
-from common.script import run_script
+from common.base.script import run_script
+from common.evaluation import submission
 
 NETWORKS, IMAGES, CLASSES = 5, 182_707, 5089
 
@@ -35,7 +35,7 @@ def main():
 
 
 def write_json(folder, num_images):
-    """Write the test2017.json that the merged ids are checked against, as large as the real one."""
+    """Write the test2017.json that the merged ids are checked against, of the real one's size."""
     about = {"width": 800, "height": 600, "license": 3, "rights_holder": "somebody", "url": ""}
     images = [
         {"id": number, "file_name": f"test2017/{number:032x}.jpg", **about}
@@ -46,7 +46,7 @@ def write_json(folder, num_images):
 
 
 def write_file(folder, seed, num_images):
-    """Write a probability file of made-up rows; the same rows come again and again."""
+    """Write a probability file of made-up rows, which repeat."""
     rows = np.random.default_rng(seed).dirichlet(np.full(CLASSES, 0.01), 512).astype(np.float16)
 
     def chunks():

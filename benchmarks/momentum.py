@@ -1,16 +1,16 @@
-"""What a velocity that follows a step of the rate gains: the same training with it and without.
+"""What momentum correction gains at a step of the rate: the same training with it and without.
 
     python -m benchmarks.momentum                   about 15 minutes on two cores
     python -m benchmarks.momentum --seeds 0,1
     python -m benchmarks.momentum --quick           one seed, two epochs of fewer pictures
 
-The pictures: small grey pieces of ten photographs that scikit-image carries (public domain or CC0);
-the class is the photograph. The 1,200 pieces for training are of its left part, the 600 for
-validation of its right part. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64 pixels: 4
-epochs of SGD, rate 0.02, momentum 0.9, a step of 0.1 before the last one.
+The pictures are small grey pieces of ten photographs that scikit-image carries (public domain or
+CC0); the class is the photograph. The 1,200 pieces for training come from its left part, the 600
+for validation from its right part. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64
+pixels: 4 epochs of SGD, rate 0.02, momentum 0.9, a step of 0.1 before the last epoch.
 
-Up to the step both runs of a seed are the same, to the bit, so it is trained once: the last epoch
-then goes on from there, once with each rule. The seed chooses the order of the pictures, their
+Up to the step both runs of a seed are equal to the bit, so that part is trained once; the last
+epoch continues from there, once with each rule. The seed chooses the order of the pictures, their
 augmentation and the new weights. Adds to benchmarks/results/momentum.json, seed by seed.
 """
 
@@ -26,8 +26,8 @@ import numpy as np
 from benchmarks.compare import make_parser, read_result, write_result
 from benchmarks.learning import call, import_network
 from benchmarks.made_up import encode, write_records
-from common.files import UserError
-from common.script import run_script
+from common.base.files import UserError
+from common.base.script import run_script
 
 PHOTOGRAPHS = [
     *("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png"),
@@ -38,7 +38,7 @@ SIDE = 72  # pixels of a picture
 NOISE = 6  # standard deviation, of 255
 SCORES = ("val_top1", "val_loss")  # columns of the log
 
-RULES = {  # the value of --momentum-correction, and the rule in words
+RULES = {  # the value of --momentum-correction, and what it does
     "1": "the velocity follows the rate (`--momentum-correction 1`)",
     "0": "MXNet's rule (`--momentum-correction 0`)",
 }
@@ -114,7 +114,7 @@ def measure(seed, folder, network, epochs):
 
 
 def keep(seed, runs, quick):
-    """Add a seed to the results, in the place of an earlier one."""
+    """Add a seed to the results, in place of an earlier result of it."""
     kept = read_result("momentum", quick).get("runs", {})
     kept[str(seed)] = runs
     write_result("momentum", {"runs": kept}, quick)
@@ -142,7 +142,7 @@ def mean_and_deviation(values):
 
 
 def show(runs):
-    """Print a line a rule, and one of the differences between the two runs of a seed."""
+    """Print a line for each rule, and one with the differences between the two runs of a seed."""
     lines = {w: [score(runs, rule, name) for name in SCORES] for rule, w in RULES.items()}
     lines["gained, seed by seed"] = [mean_and_deviation(gains(runs, name)) for name in SCORES]
     print(f"\n{'':58s} {'val top-1':>16s} {'val loss':>16s}")

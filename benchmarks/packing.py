@@ -1,10 +1,10 @@
-"""Ours against MXNet's im2rec.py and the bare cv2 loop: photographs packed a second, and memory.
+"""Our packing against MXNet's im2rec.py and a bare cv2 loop: photographs a second, and memory.
 
     python -m benchmarks.packing                  400 made-up photographs, 800x600, --resize 512
     python -m benchmarks.packing --photographs DIR
-    python -m benchmarks.packing --large          3,000 photographs of 6000x4000: our peak memory
+    python -m benchmarks.packing --large          our peak memory, 3,000 photographs of 6000x4000
 
-All sides pack the same list with the same flags, in turn, whole processes from start to end.
+All sides pack the same list with the same flags, in turn, as whole processes from start to end.
 Writes benchmarks/results/packing.json (packing_large.json).
 """
 
@@ -18,21 +18,21 @@ import cv2
 import numpy as np
 
 from benchmarks.compare import compare, make_parser, run_measured, show_run, write_result
-from common.files import ROOT, UserError
-from common.image_folder import list_images
-from common.recordio import ListEntry, write_list
-from common.script import run_script
+from common.base.files import ROOT, UserError
+from common.base.script import run_script
+from common.data.image_folder import list_images
+from common.data.recordio import ListEntry, write_list
 
 PEERS = {"MXNet's `im2rec.py`": 1.0, "a bare loop over cv2": 0.9}
 FLAGS = ["--resize", "512", "--quality", "95"]
-# MXNet's tool needs numpy's old names, which common.find_mxnet puts back.
+# MXNet's tool needs names that numpy 1.24 removed; common.engines.mxnet.runtime restores them.
 MXNET_TOOL = """
 import os, runpy, sys
-from common.find_mxnet import mx
+from common.engines.mxnet.runtime import mx
 tool = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
 runpy.run_path(tool, run_name="__main__")
 """
-# What the codec takes: no record is made, nothing written. Each process takes its share of lines.
+# The cost of the codec alone: it makes no records and writes nothing. N processes share the lines.
 BARE_LOOP = """
 import os, sys
 import cv2
@@ -51,7 +51,7 @@ def main():
     parser.add_argument("--photographs", help="a folder of JPEGs (default: made-up photographs)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--large", type=int, nargs="?", const=3000, help="measure the memory with so many"
+        "--large", type=int, nargs="?", const=3000, help="measure the memory with so many images"
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -72,7 +72,7 @@ def make_photographs(folder, count, width, height):
 
 
 def measure_speed(folder, args):
-    """Compare and keep the images a second of every side, its start-up left out."""
+    """Compare and keep the images per second of every side, without its start-up."""
     photographs = args.photographs
     if photographs is None:
         photographs = os.path.join(folder, "photographs")
@@ -93,7 +93,7 @@ def measure_speed(folder, args):
 
 
 def write_lists(folder, photographs):
-    """Write lists of all photographs, and of one, which tells how long the start-up takes."""
+    """Write a list of all photographs, and one of a single photograph: it measures the start-up."""
     entries, _ = list_images(photographs, recursive=True)
     write_list(os.path.join(folder, "all.lst"), entries)
     write_list(os.path.join(folder, "one.lst"), entries[:1])
@@ -110,7 +110,7 @@ def images_a_second(name, folder, photographs, workers):
 
 
 def seconds_of(name, prefix, root, workers):
-    """Return how long one side takes for a list, as processes from start to end."""
+    """Return how long the processes of one side take for a list, from start to end."""
     flags = [*FLAGS, "--num-thread", str(workers), prefix, root]
     commands = {
         "ours": [[os.path.join(ROOT, "im2rec.py"), *flags]],

@@ -1,22 +1,22 @@
-"""The whole challenge on paper: what it takes on one machine of 4 or 8 GPUs, and on four of 4.
+"""An estimate for the whole challenge: one machine with 4 or 8 GPUs, and four machines with 4 each.
 
     python -m benchmarks.plan --gpu-rate 120 --cores 48 --network 25
 
-What a core packs and feeds is measured (benchmarks/results/scaling.json). What a GPU trains and
-what the network carries is assumed: give your own numbers.
+The packing and feeding rates of a core are measured (benchmarks/results/scaling.json). The training
+rate of a GPU and the bandwidth of the network are assumptions: give your own numbers.
 """
 
 import statistics
 from dataclasses import dataclass
 
 from benchmarks.compare import make_parser, markdown, read_result
-from common.files import UserError
-from common.script import run_script
+from common.base.files import UserError
+from common.base.script import run_script
 
 TRAIN, VAL, TEST, EPOCHS = 579_184, 95_986, 182_707, 30  # images of the challenge; as run.sh has it
 BATCH = 12  # images a GPU and step: run.sh's 48 on 4 GPUs
 GRADIENT_BYTES = 4 * 68_563_623  # ResNet-152 with 5,089 classes in float32
-FORWARD_TIMES = 3  # so many times as fast as training is a forward pass alone
+FORWARD_TIMES = 3  # a forward pass alone is so many times as fast as training
 MACHINES = [(1, 4), (1, 8), (4, 4)]  # (machines, GPUs of each)
 GPU_RATES, CORES, NETWORK = (50, 100, 200), 32, 10  # of the table in docs/planning.md
 

@@ -1,13 +1,13 @@
 #!/bin/sh
-# Runs every benchmark with its peers, then makes the README's tables and charts of the results.
+# Runs every benchmark with its peers, then makes the README's tables and charts from the results.
 #
-#   sh benchmarks/run.sh          about 90 minutes on two cores, which should have nothing else to do
+#   sh benchmarks/run.sh          about 90 minutes on two cores that are otherwise idle
 #   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
-#   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      PyTorch takes its turns, too
+#   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
 #
 # TORCH_PYTHON names a Python with what requirements/test-torch.txt lists. 14 GB of memory and 10 GB
-# of disk are needed. A benchmark that fails is named at the end, and does not keep the others.
+# of disk are needed. A benchmark that fails is named at the end, and does not stop the others.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ case ${1:-} in
 '') quick='' ;;
 quick) quick=--quick ;;
 *)
-    echo "benchmarks/run.sh: $1: not known; sh benchmarks/run.sh [quick]" >&2
+    echo "benchmarks/run.sh: $1: unknown argument; run sh benchmarks/run.sh [quick]" >&2
     exit 2
     ;;
 esac
@@ -34,7 +34,7 @@ failed=''
 number=0
 began=$(date +%s)
 
-# measure MINUTES WHAT MODULE [FLAG]: says what comes, runs it, says how long it took.
+# measure MINUTES WHAT MODULE [FLAG]: print what is measured, run it, print how long it took.
 measure() {
     minutes=$1 what=$2 module=$3
     shift 3
@@ -48,18 +48,18 @@ measure() {
 }
 
 measure 2 "time and memory of mx_list.py for 10,000 to 1,000,000 images" lists
-measure 2 "photographs packed a second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
+measure 2 "photographs packed per second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
 measure 7 "memory of packing 3,000 large photographs" packing --large
-measure 4 "images fed a second: ours, MXNet's iterators, PyTorch's DataLoader" feeding
+measure 4 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader" feeding
 measure 1 "memory of feeding over twenty epochs" loader_memory
 measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
 measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
 measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
-measure 11 "predicting with ResNet-152: ours, the way of 2017, PyTorch" submission
+measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
 measure 3 "time and memory of merging five networks of the whole challenge" merge
 measure 35 "what the network learns on the sample, with several seeds" learning
-measure 15 "what correcting the momentum at a step of the rate gains, five seeds" momentum
+measure 15 "what correcting the momentum gains when the learning rate steps, five seeds" momentum
 
 printf '\n== The tables and charts\n'
 "$python" -m benchmarks.tables $quick || failed="$failed, tables"

@@ -1,4 +1,4 @@
-"""How packing and feeding grow with the cores: images/s of 1, 2, 4, ... workers, up to all cores.
+"""How packing and feeding scale: images/s with 1, 2, 4, ... workers, up to all cores.
 
     python -m benchmarks.scaling
 
@@ -11,7 +11,7 @@ import tempfile
 
 from benchmarks import feeding, packing
 from benchmarks.compare import describe_range, make_parser, take_turns, write_result
-from common.script import run_script
+from common.base.script import run_script
 
 
 def main():
@@ -29,7 +29,7 @@ def main():
 
 
 def worker_counts():
-    """Return 1, 2, 4, ... up to the cores of the machine, and these."""
+    """Return 1, 2, 4, ... and the number of cores of the machine."""
     cores = os.cpu_count()
     return sorted({2**power for power in range(cores.bit_length())} | {cores})
 
@@ -57,11 +57,11 @@ def grow_packing(folder, rounds, quick):
 def grow_feeding(folder, rounds, quick):
     """Return `{workers: [images/s]}` of the training preset."""
     rec = feeding.make_records(folder, num_images(quick))
-    iterators = {workers: feeding.ours(rec, "training", workers) for workers in worker_counts()}
-    sides = {workers: feeding.reader(iterator) for workers, iterator in iterators.items()}
+    loaders = {workers: feeding.ours(rec, "training", workers) for workers in worker_counts()}
+    sides = {workers: feeding.reader(loader) for workers, loader in loaders.items()}
     speeds = take_turns(sides, rounds)
-    for iterator in iterators.values():
-        iterator.close()
+    for loader in loaders.values():
+        loader.close()
     return speeds
 
 

@@ -1,7 +1,7 @@
-"""A side of a comparison that is a process of its own, and works when it is told.
+"""A side of a comparison: a process of its own, which works on request.
 
-What is fixed at the import (the number of threads), and what needs another Python (PyTorch), can so
-take turns with the others without starting anew. Standard library only: both Pythons import it.
+Settings that an import fixes (the number of threads), and peers that need another Python (PyTorch),
+can thus take turns without a restart. Standard library only: both Pythons import this module.
 """
 
 import json
@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 
-from common.files import ROOT, UserError
+from common.base.files import ROOT, UserError
 
-# What common/find_mxnet.py sets, which a process inherits from one that has imported it.
+# Set by common/engines/mxnet/runtime.py; a child process would inherit them.
 _OURS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE", "MXNET_CPU_PARALLEL_COPY_SIZE")
 
 
@@ -22,14 +22,14 @@ def plain_environment():
 
 
 class Side:
-    """Starts a process that calls `serve`, and tells it to work.
+    """Starts a process that calls `serve`, and has it work.
 
     Attributes:
-        versions: `{title: version}` of what it computes with, besides what we do.
+        versions: `{title: version}` of what it computes with, beside our own.
         losses: of all batches that it trained.
 
     Raises:
-        UserError: the process has ended; with the last line that it wrote to stderr.
+        UserError: the process has ended; it quotes its last line on stderr.
     """
 
     def __init__(self, name, command):
@@ -71,14 +71,14 @@ class Side:
 
 
 def serve(work, versions=None):
-    """In the process: say that it is ready, then work for each line of standard input.
+    """In the process: report that it is ready, then work for each line of standard input.
 
     Args:
         work: returns (images, losses).
         versions: `{title: version}`.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints must not stand among the answers
+    os.dup2(2, 1)  # what a library prints must not mix with the answers
     print(json.dumps({"versions": versions or {}}), file=answers, flush=True)
     for _ in sys.stdin:
         images, losses = work()
@@ -86,7 +86,7 @@ def serve(work, versions=None):
 
 
 def start_torch_sides(wanted):
-    """Start sides that compute with PyTorch, and say which are left out and why.
+    """Start sides that compute with PyTorch; print which are left out, and why.
 
     Args:
         wanted: `{name: arguments of benchmarks/torch_peer.py}`.
@@ -96,7 +96,7 @@ def start_torch_sides(wanted):
     """
     python = os.environ.get("TORCH_PYTHON")
     if not python:
-        print("PyTorch is left out: TORCH_PYTHON=/path/to/python names one that has it")
+        print("PyTorch is left out: set TORCH_PYTHON=/path/to/python to one that has it")
         return {}
     sides = {}
     for name, arguments in wanted.items():

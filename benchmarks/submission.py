@@ -1,13 +1,14 @@
-"""Predicting with sub.py's parts, the way of 2017 and PyTorch: ResNet-152, 320 px, batch 16, CPU.
+"""Predicting with the parts of sub.py, as in 2017, and with PyTorch: ResNet-152, 320 px, on a CPU.
 
     python -m benchmarks.submission
 
-The way of 2017, written afresh here: MXNet's own number of threads (half of the cores), float32,
-images read one after another, and a new bind for every batch. The sides take turns, each in a
-process of its own. Sides "on one batch" compute the same batch again and again: what is left of
-reading and decoding. PyTorch, too, predicts one batch of noise with its own ResNet-152 (as many
-convolutions of the same sizes), where TORCH_PYTHON=/path/to/python names one that has it. Random
-weights, made-up photographs of 683x512. Writes benchmarks/results/submission.json.
+Batches of 16. The way of 2017, rewritten here: MXNet's own number of threads (half of the cores),
+float32, images read one after another, and a new bind for every batch. The sides take turns, each
+in a process of its own. Sides "on one batch" compute the same batch again and again: the difference
+is the cost of reading and decoding. PyTorch also predicts one batch of noise, with its own
+ResNet-152 (as many convolutions of the same sizes), where TORCH_PYTHON=/path/to/python names a
+Python that has it. Random weights, made-up photographs of 683x512. Writes
+benchmarks/results/submission.json.
 """
 
 import argparse
@@ -24,12 +25,12 @@ import numpy as np
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph
 from benchmarks.sides import Side, close_all, serve, start_torch_sides
-from common.files import ROOT
-from common.script import run_script
+from common.base.files import ROOT
+from common.base.script import run_script
 
 SIZE, BATCH_SIZE, CLASSES = 320, 16, 5089
 OLD_WAY, ONE_BATCH = "the way of 2017, float32", ", on one batch"
-BATCHES = {"float32": 2, "bfloat16": 4, "int8": 6}  # of a turn: some seconds for every side
+BATCHES = {"float32": 2, "bfloat16": 4, "int8": 6}  # in a turn: some seconds for every side
 PYTORCH = {
     "PyTorch, float32": [],
     "PyTorch, float32, compiled": ["--compile"],
@@ -37,7 +38,7 @@ PYTORCH = {
     "PyTorch, bfloat16, compiled": ["--dtype", "bfloat16", "--compile"],
     "PyTorch, int8": ["--dtype", "int8"],
 }
-PEERS = {  # ours: {theirs: the least ratio that is asked for}
+PEERS = {  # ours: {theirs: smallest ratio that is asked for}
     "float32": {
         OLD_WAY: 1.9,
         "PyTorch, float32": None,
@@ -63,8 +64,8 @@ def main():
     if args.side:
         serve_side(args)
         return
-    # Only here: the sides decide by themselves how MXNet is imported.
-    from common.devices import supports_bfloat16
+    # Imported here: each side decides how it imports MXNet.
+    from common.engines.mxnet.devices import supports_bfloat16
 
     layers = 18 if args.quick else args.layers
     names = [OLD_WAY, "float32", "float32" + ONE_BATCH, "int8", "int8" + ONE_BATCH]
@@ -105,12 +106,12 @@ def start_torch(layers, with_bfloat16):
 
 
 def batches_of(side):
-    """Return how many batches a side predicts when it is its turn."""
+    """Return how many batches a side predicts in its turn."""
     return next(number for dtype, number in BATCHES.items() if dtype in side)
 
 
 def serve_side(args):
-    """Make ready what the sides share, or predict batches whenever it is asked for."""
+    """Prepare what the sides share, or predict batches at every request."""
     prefix, images = os.path.join(args.folder, "net"), os.path.join(args.folder, "%d.jpg")
     if args.side == "prepare":
         prepare(args.layers, prefix, images)
@@ -131,26 +132,23 @@ def serve_side(args):
 
 def prepare(layers, prefix, images):
     """Save photographs, and a network of random weights in float32 and int8."""
-    from common import checkpoint
-    from common.find_mxnet import mx
-    from common.network import build_resnet, take_raw_images
-    from common.quantize import quantize, quantized_prefix
+    from common import engines
+    from common.evaluation.quantized import quantized_prefix
+    from common.networks import checkpoint, edits, resnet
+    from tests.random_networks import with_random_weights
 
     for number in range(BATCH_SIZE):
         with open(images % number, "wb") as stream:
             stream.write(encode(make_photograph(number)))
-    symbol = take_raw_images(build_resnet(layers, CLASSES))
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, SIZE, SIZE))], [("softmax_label", (1,))], for_training=False)
-    module.init_params(mx.init.Xavier(magnitude=1))
-    network = (symbol, *module.get_params())
-    checkpoint.save(prefix, 1, *network)
+    graph = edits.take_raw_images(resnet.build_resnet(layers, CLASSES))
+    network = with_random_weights(graph, SIZE, seed=0, magnitude=1)
+    checkpoint.save(prefix, 1, network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
-    checkpoint.save(quantized_prefix(prefix, 1), 0, *quantize(*network, pixels))
+    checkpoint.save(quantized_prefix(prefix, 1), 0, engines.load().quantize(network, pixels))
 
 
 def way_of_2017(prefix, images):
-    """Return a function that predicts a number of batches in the loop of 2017, written afresh."""
+    """Return a function that predicts a number of batches in the loop of 2017, rewritten."""
     import numpy
 
     numpy.bool = bool  # for MXNet on numpy from 1.24 on
@@ -176,23 +174,20 @@ def way_of_2017(prefix, images):
 
 def way_of_today(prefix, images, dtype, one_batch):
     """Return a function that predicts a number of batches as sub.py does."""
-    from common import checkpoint
-    from common.find_mxnet import mx
-    from common.fit_flags import settle_dtype
-    from common.image_set import Selection
-    from common.loader import FileSource
-    from common.network import convert_precision
-    from common.predict import Predictor, load_views
-    from common.quantize import quantized_prefix
-    from common.submission import make_rows, row_type
+    from common import engines
+    from common.data.image_set import Selection
+    from common.data.loader import FileSource
+    from common.evaluation.quantized import quantized_prefix
+    from common.evaluation.submission import make_rows, row_type
+    from common.evaluation.views import load_views
+    from common.networks import checkpoint
 
-    if dtype == "int8":
-        network = checkpoint.load(quantized_prefix(prefix, 1), 0)
-    else:
-        settle_dtype(dtype, [mx.cpu()])
-        symbol, arg_params, aux_params = checkpoint.load(prefix, 1)
-        network = convert_precision(symbol, dtype, (3, SIZE, SIZE)), arg_params, aux_params
-    predictor = Predictor([network], [1], [mx.cpu()], BATCH_SIZE, (3, SIZE, SIZE))
+    engine = engines.load()
+    devices = engine.parse_devices("cpu")
+    engine.check(dtype, devices)
+    saved = (quantized_prefix(prefix, 1), 0) if dtype == "int8" else (prefix, 1)
+    networks = [checkpoint.load(*saved)]
+    predictor = engine.Predictor(networks, [1], devices, BATCH_SIZE, (3, SIZE, SIZE), dtype)
     source = FileSource([images % number for number in range(BATCH_SIZE)])
     flags = argparse.Namespace(
         crops=1, crop_size=SIZE, resize=360, batch_size=BATCH_SIZE, data_nthreads=os.cpu_count()
@@ -201,7 +196,7 @@ def way_of_today(prefix, images, dtype, one_batch):
         first = next(iter(loader))
 
     def predict(batches):
-        # Begins and ends with nothing under way: what runs ahead must not run in others' turns.
+        # Nothing is queued before or after: what runs ahead must not run in another side's turn.
         photographs = Selection(source, np.arange(batches * BATCH_SIZE) % BATCH_SIZE)
         with closing(load_views(photographs, flags)) as loader:
             read = itertools.repeat(first, batches) if one_batch else loader

@@ -1,10 +1,10 @@
-"""The README's tables and bar charts, of what the benchmarks measured.
+"""The README's tables and bar charts, made from the results of the benchmarks.
 
     python -m benchmarks.tables            benchmarks/results/*.json -> README.md, docs/planning.md
     python -m benchmarks.tables --quick    benchmarks/quick/*.json -> benchmarks/quick/tables.md
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and nobody edits it by hand. Its
-chart lies beside the results, as PNG.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and is not edited by hand. Its
+chart is a PNG beside the results.
 """
 
 import os
@@ -22,11 +22,11 @@ from benchmarks.compare import (
     read_result,
 )
 from benchmarks.learning import KILLED, WORDS, accuracies, same_weights
-from common.files import ROOT, UserError, atomic_open
-from common.script import run_script
+from common.base.files import ROOT, UserError, atomic_open
+from common.base.script import run_script
 
 PAGES = ["README.md", os.path.join("docs", "planning.md")]
-COMMANDS = {  # what is typed for a result, and begins its footnote
+COMMANDS = {  # the command that makes a result; its footnote begins with it
     "packing": "python -m benchmarks.packing",
     "packing_large": "python -m benchmarks.packing --large",
     "feeding": "python -m benchmarks.feeding",
@@ -68,14 +68,14 @@ def main():
             text = stream.read()
         with atomic_open(path) as stream:
             stream.write(fill(text, results))
-        print(f"{page}: its tables are those of benchmarks/results")
+        print(f"{page}: tables made from benchmarks/results")
 
 
 def fill(text, results):
-    """Return a page with all its tables made anew.
+    """Return a page with all its tables remade.
 
     Raises:
-        UserError: a marker names no table, or its end is missing.
+        UserError: a marker names an unknown table, or its end is missing.
     """
 
     def make(match):
@@ -85,7 +85,7 @@ def fill(text, results):
         return f"<!-- table: {name} -->\n{make_table(name, results)}\n<!-- end -->"
 
     if text.count("<!-- table: ") != text.count("<!-- end -->"):
-        raise UserError("a <!-- table: --> has no <!-- end -->, or the other way round")
+        raise UserError("a <!-- table: --> has no <!-- end -->, or vice versa")
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", make, text, flags=re.DOTALL)
 
 
@@ -112,7 +112,7 @@ def draw_charts(results, folder):
 
 
 def ratio_table(results, sources):
-    """A row a peer: how many times as fast ours is, and the speeds of both."""
+    """A row for each peer: how many times as fast ours is, and the speeds of both."""
     rows = []
     for source in sources:
         for comparison in results[source]["comparisons"]:
@@ -121,12 +121,12 @@ def ratio_table(results, sources):
                 times, _, spread = describe_range(ratios(ours, theirs)).partition(" ")
                 speeds = [describe_range([statistics.median(side)]) for side in (ours, theirs)]
                 rows.append([what, peer, f"**{times}** {spread}".strip(), *speeds])
-                what = ""  # once is enough
+                what = ""  # only in the first row
     return markdown(["what", "against", "times as fast", "ours, images/s", "theirs"], rows)
 
 
 def cost_table(results, sources):
-    """A row a job: its time and its memory."""
+    """A row for each job: its time and its memory."""
     large, merge, feeding = (results[name] for name in ("packing_large", "merge", "loader_memory"))
     jobs = {
         f"`mx_list.py`, {int(n):,} images": run for n, run in results["lists"]["images"].items()
@@ -145,7 +145,7 @@ def cost_table(results, sources):
 
 
 def scaling_table(results, sources):
-    """A row a number of workers: the speed, and how many times that of one worker."""
+    """A row for each number of workers: the speed, and its ratio to that of one worker."""
     packing, feeding = (results["scaling"][name] for name in ("packing", "feeding"))
     rows = []
     for workers in packing:
@@ -159,7 +159,7 @@ def scaling_table(results, sources):
 
 
 def learning_table(results, sources):
-    """A row a variant: mean and standard deviation of the accuracy over the seeds."""
+    """A row for each variant: mean and standard deviation of the accuracy over the seeds."""
     runs = results["learning"]["runs"]
     rows = []
     for name, words in WORDS.items():
@@ -174,14 +174,14 @@ def learning_table(results, sources):
     if {KILLED, "plain"} <= runs.keys():
         equal, count = same_weights(runs[KILLED], runs["plain"])
         table += (
-            "\n\nWhat was killed and resumed ended with the very weights of the uninterrupted run"
+            "\n\nThe killed and resumed run ended with exactly the weights of the uninterrupted one"
             f" in {equal} of {count} seeds."
         )
     return table
 
 
 def momentum_table(results, sources):
-    """A row a rule, and one of the differences between the two runs of a seed."""
+    """A row for each rule, and one with the differences between the two runs of a seed."""
     runs = results["momentum"]["runs"]
     rows = []
     for rule, words in momentum.RULES.items():
@@ -203,7 +203,7 @@ def _scores(top1, loss, sign=""):
 
 
 def profile_table(results, sources):
-    """A row a group of operators: milliseconds of a step, and how many times as fast ours is."""
+    """A row for each group of operators: milliseconds a step, and how much faster ours is."""
     first, *ours = results["training_profile"]["milliseconds"].items()
     header, rows = ["operators", f"{first[0]}, ms"], []
     for name, _ in ours:
@@ -220,7 +220,7 @@ def profile_table(results, sources):
 
 
 def footnote(results, sources):
-    """Return the commands that a table is made by, and the machine that each ran on."""
+    """Return the commands that make a table, and the machine that each ran on."""
     commands = {}
     for source in sources:
         machine = describe_machine(results[source]["machine"])
@@ -229,7 +229,7 @@ def footnote(results, sources):
 
 
 def describe_machine(machine):
-    """Return where and with what something was measured, in a line."""
+    """Return in one line where and with what something was measured."""
     instructions = "".join(f", {INSTRUCTIONS.get(i, i)}" for i in machine["instructions"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
@@ -238,7 +238,7 @@ def describe_machine(machine):
     )
 
 
-TABLES = {  # name: (what writes it, what draws its chart, the results that it is made of)
+TABLES = {  # name: (what writes it, what draws its chart, the results that it needs)
     "packing": (ratio_table, charts.draw_ratios, ["packing"]),
     "feeding": (ratio_table, charts.draw_ratios, ["feeding"]),
     "training": (ratio_table, charts.draw_ratios, ["training", "training_loop"]),

@@ -1,11 +1,11 @@
-"""What a user of PyTorch would run instead: run by a Python that has torch, and nothing of ours.
+"""The peer in PyTorch: run by a Python that has torch and none of our packages.
 
     TORCH_PYTHON -m benchmarks.torch_peer train --dtype bfloat16 --compile
     TORCH_PYTHON -m benchmarks.torch_peer predict
     TORCH_PYTHON -m benchmarks.torch_peer feed --folder JPEGS --preset training --reader cv2
 
 The benchmarks start it; it then works for each line of its standard input (`benchmarks/sides.py`).
-PyTorch is given its best on a CPU: all cores, channels_last, autocast for bfloat16, and
+PyTorch gets its best settings for a CPU: all cores, channels_last, autocast for bfloat16, and
 Inductor's frozen weights where the network is compiled for inference.
 """
 
@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--layers", type=int, choices=DEPTHS, default=152)
     parser.add_argument("--size", type=int, default=320)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--batches", type=int, default=1, help="each time, in train and predict")
+    parser.add_argument("--batches", type=int, default=1, help="per request, in train and predict")
     parser.add_argument("--classes", type=int, default=5089)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
     parser.add_argument("--compile", action="store_true")
@@ -51,7 +51,7 @@ def main():
 
 
 def make_network(args):
-    """Return a ResNet in the layout of memory that is fastest on CPUs, and a batch of noise."""
+    """Return a ResNet in the memory layout that is fastest on CPUs, and a batch of noise."""
     depths = DEPTHS[args.layers]
     network = ResNet(depths, bottleneck=args.layers >= 50, num_classes=args.classes)
     shape = (args.batch_size, 3, args.size, args.size)

@@ -46,7 +46,7 @@ class Photographs(Dataset):
 
 
 def reader_version(reader):
-    """Return {title: version} of a reader's package; end with the mend where it is missing."""
+    """Return {title: version} of a reader's package; exit where it is missing, and say the fix."""
     package = cv2 if reader == "cv2" else PIL
     if package is None:
         name = "opencv-python-headless" if reader == "cv2" else "pillow"
@@ -55,7 +55,7 @@ def reader_version(reader):
 
 
 def start_worker(number):
-    """Give a worker random numbers of its own, and no threads but its own."""
+    """Give a worker its own random numbers, and keep OpenCV to one thread."""
     random.seed(torch.initial_seed())
     if cv2:
         cv2.setNumThreads(0)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.training
 
-Each side is a process of its own that trains the same network on the same batch of 8 noise images;
-they take turns, those of float32 and then those of bfloat16 (16 GB of memory). PyTorch trains its
-own ResNet-152 (as many convolutions of the same sizes) where TORCH_PYTHON=/path/to/python names one
-that has it. Prints the losses, too. Writes benchmarks/results/training.json.
+Each side is a process of its own that trains the same network on the same batch of 8 noise images.
+They take turns, first those of float32, then those of bfloat16 (16 GB of memory). PyTorch trains
+its own ResNet-152 (as many convolutions of the same sizes) where TORCH_PYTHON=/path/to/python names
+a Python that has it. Also prints the losses. Writes benchmarks/results/training.json.
 """
 
 import argparse
@@ -15,11 +15,12 @@ import numpy as np
 
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.sides import Side, close_all, serve, start_torch_sides
-from common.script import run_script
+from common.base.script import run_script
 
-BATCH, SIZE, CLASSES = 8, 320, 5089
+BATCH, SIZE, CLASSES, LEARNING_RATE = 8, 320, 5089, 0.01
+IMAGE_SHAPE = (3, SIZE, SIZE)
 MXNET = "MXNet's own threads, float32"
-# Theirs: what is asked of benchmarks/torch_peer.py. Compiling takes minutes, so one of each kind.
+# The arguments of benchmarks/torch_peer.py. Compiling takes minutes, so there is one of each kind.
 PYTORCH = {
     "float32": {"PyTorch, float32": []},
     "bfloat16": {
@@ -27,7 +28,7 @@ PYTORCH = {
         "PyTorch, bfloat16, compiled": ["--dtype", "bfloat16", "--compile"],
     },
 }
-ASKED = {"float32": 1.8, "bfloat16": 3.2}  # the least ratio to MXNet's own threads
+ASKED = {"float32": 1.8, "bfloat16": 3.2}  # smallest ratio to MXNet's own threads that is asked for
 
 
 def main():
@@ -38,8 +39,8 @@ def main():
     if args.serve:
         serve_training(args.serve[0], int(args.serve[1]))
         return
-    # Only here: the sides decide by themselves how MXNet is imported.
-    from common.devices import supports_bfloat16
+    # Imported here: each side decides how it imports MXNet.
+    from common.engines.mxnet.devices import supports_bfloat16
 
     layers = 18 if args.quick else 152
     able, reason = supports_bfloat16()
@@ -78,38 +79,39 @@ def start_torch(dtype, layers):
 
 
 def serve_training(kind, layers):
-    """Train a batch whenever it is asked for."""
+    """Train a batch at every request."""
     step = make_step(kind, layers)
     serve(lambda: (BATCH, [step()]))
 
 
 def make_step(kind, layers):
     """Return a function that trains a batch and returns its loss; `kind` is a dtype or "mxnet"."""
-    if kind == "mxnet":  # before find_mxnet.py sets the number of threads
+    if kind == "mxnet":  # before the engine sets the number of threads
         for builtin in (bool, int, float, complex, object, str):
-            vars(np).setdefault(builtin.__name__, builtin)  # as find_mxnet.py puts them back
+            vars(np).setdefault(builtin.__name__, builtin)  # the aliases that numpy 1.24 removed
         import mxnet  # noqa: F401
-    from common import network
-    from common.find_mxnet import mx
-    from common.fit_flags import settle_dtype
-    from common.trainer import Trainer
+    from common import engines
+    from common.networks import Network, edits, resnet
+    from common.training.batches import MadeUpImages
+    from common.training.schedule import Schedule
 
-    mx.random.seed(0)
-    symbol = network.take_raw_images(network.build_resnet(layers, CLASSES))
+    engine = engines.load()
+    devices = engine.parse_devices("cpu")
     dtype = "bfloat16" if kind == "bfloat16" else "float32"
-    settle_dtype(dtype, [mx.cpu()])
-    trainer = Trainer(symbol, [mx.cpu()], (BATCH, 3, SIZE, SIZE), dtype=dtype)
-    trainer.initialise({}, {})
-    trainer.start_optimizer("device", "sgd", {"learning_rate": 0.01})
-    random = np.random.RandomState(0)
-    images = mx.nd.array(random.randint(0, 256, (BATCH, 3, SIZE, SIZE)), dtype="uint8")
-    labels = random.randint(0, CLASSES, BATCH)
-    batch = mx.io.DataBatch([images], [mx.nd.array(labels)], pad=0)
+    engine.check(dtype, devices)
+    graph = edits.take_raw_images(resnet.build_resnet(layers, CLASSES))
+    schedule = Schedule("step", LEARNING_RATE, 1.0, (), warmup_updates=0, num_updates=0)
+    options = engines.TrainerOptions(BATCH, IMAGE_SHAPE, schedule, dtype)
+    trainer = engine.Trainer(
+        Network(graph, {}, {}, "fc1"), devices, options, engine.Workers("device", devices)
+    )
+    batch = next(iter(MadeUpImages(BATCH, IMAGE_SHAPE, CLASSES, allocate=engine.allocate)))
+    rows, classes = np.arange(BATCH), batch.labels.astype(int)
 
     def step():
-        probabilities = trainer.train(batch).asnumpy()
-        trainer.settle()
-        return float(-np.log(probabilities[np.arange(BATCH), labels]).mean())
+        probabilities = trainer.step(batch, LEARNING_RATE)()
+        trainer.synchronize()
+        return float(-np.log(probabilities[rows, classes]).mean())
 
     return step
 

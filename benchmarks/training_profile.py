@@ -2,8 +2,8 @@
 
     python -m benchmarks.training_profile
 
-MXNet's own threads in float32, ours in float32 and in bfloat16, each in a process of its own, timed
-by MXNet's profiler with every operator queued by itself. It explains the ratios of
+MXNet's own threads in float32, ours in float32 and ours in bfloat16, each in a process of its own,
+are timed by MXNet's profiler with every operator queued separately. It explains the ratios of
 `python -m benchmarks.training`. Writes benchmarks/results/training_profile.json.
 """
 
@@ -18,12 +18,12 @@ import tempfile
 from benchmarks.compare import make_parser, write_result
 from benchmarks.sides import plain_environment
 from benchmarks.training import make_step
-from common.files import ROOT, UserError
-from common.script import run_script
+from common.base.files import ROOT, UserError
+from common.base.script import run_script
 
-STEPS = 5  # of which the first two are not looked at
+STEPS = 5  # the first two are not counted
 KINDS = {"mxnet": "MXNet's own threads", "float32": "ours, float32", "bfloat16": "ours, bfloat16"}
-GROUPS = {  # how MXNet's operators begin, forward and backward
+GROUPS = {  # what the names of MXNet's operators begin with, forward and backward
     "convolutions": ("Convolution",),
     "BatchNorm": ("BatchNorm",),
     "ReLU": ("Activation",),
@@ -42,7 +42,7 @@ def main():
     if args.profile:
         print(json.dumps(profile(args.profile, layers)))
         return
-    from common.devices import supports_bfloat16
+    from common.engines.mxnet.devices import supports_bfloat16
 
     kinds = [kind for kind in KINDS if kind != "bfloat16" or supports_bfloat16()[0]]
     profiles = {KINDS[kind]: start(kind, args.quick) for kind in kinds}
@@ -71,7 +71,7 @@ def start(kind, quick):
 def profile(kind, layers):
     """Return `{group: milliseconds}`, the median over the steps."""
     step = make_step(kind, layers)
-    from common.find_mxnet import mx
+    from common.engines.mxnet.runtime import mx
 
     steps = []
     with tempfile.TemporaryDirectory() as folder:  # the profiler also writes its events to a file
@@ -82,7 +82,7 @@ def profile(kind, layers):
             filename=os.path.join(folder, "profile.json"),
         )
         for number in range(STEPS):
-            if number < 2:  # these make the plans of the convolutions
+            if number < 2:  # these plan the convolutions
                 step()
                 continue
             mx.profiler.set_state("run")
@@ -93,13 +93,13 @@ def profile(kind, layers):
     return {group: statistics.median(one[group] for one in steps) for group in (*GROUPS, REST)}
 
 
-def times(told):
-    """Return `{group: milliseconds}` of what MXNet's profiler tells of one step."""
+def times(report):
+    """Return `{group: milliseconds}` of the report of MXNet's profiler on one step."""
     groups = dict.fromkeys((*GROUPS, REST), 0.0)
-    for operator, told_of in told["Time"]["operator"].items():
+    for operator, measured in report["Time"]["operator"].items():
         name = operator.replace("_backward_", "")
         group = next((g for g, begins in GROUPS.items() if name.startswith(begins)), REST)
-        groups[group] += told_of["Total"]
+        groups[group] += measured["Total"]
     return groups
 
 

@@ -1,5 +1,5 @@
 # shellcheck shell=sh disable=SC2154
-# For the shell scripts of the steps, which set $here and read this file: $python is the interpreter
-# of the environment that setup.sh made, or the one on the PATH where there is none.
+# Read by the shell scripts of the steps, which set $here before. Sets $python to the interpreter of
+# the environment that setup.sh made, or to the python3 on the PATH if there is none.
 python=$here/${VENV:-.venv}/bin/python
 [ -x "$python" ] || python=python3

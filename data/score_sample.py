@@ -1,4 +1,4 @@
-"""Score a submission against the truth that only a challenge's organisers hold.
+"""Score a submission of the sample, as the organisers of a challenge would.
 
     .venv/bin/python data/score_sample.py submission_epoch_10.csv data/sample/solution.csv
 
@@ -12,8 +12,8 @@ import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-from common.files import UserError, require_file
-from common.script import run_script
+from common.base.files import UserError, require_file
+from common.base.script import run_script
 
 
 def main():
@@ -24,7 +24,7 @@ def main():
     }
     missing = truth.keys() - guesses.keys()
     if missing:
-        raise UserError(f"{args.submission}: lacks {len(missing)} ids, such as {min(missing)}")
+        raise UserError(f"{args.submission}: lacks {len(missing)} ids, e.g. {min(missing)}")
     for k in (1, 5):
         right = sum(truth[image_id] in guesses[image_id][:k] for image_id in truth)
         print(f"top-{k} error {1 - right / len(truth):.3f} ({right} of {len(truth)} right)")

@@ -1,7 +1,10 @@
-"""What several test files share: the scripts as a user calls them."""
+"""What several test files share: the scripts as a user calls them, and MXNet where there is one."""
 
+import gc
+import importlib.util
 import os
 import resource
+import runpy
 import signal
 import struct
 import subprocess
@@ -10,6 +13,8 @@ import textwrap
 
 import pytest
 
+from common.base.files import UserError
+
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The servers of the tests are on this machine, where a proxy of the network does not look.
@@ -17,9 +22,35 @@ os.environ.update(no_proxy="127.0.0.1,localhost", NO_PROXY="127.0.0.1,localhost"
 # A shell's background job ignores Ctrl-C, and what it starts inherits that: not so our scripts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+NO_MXNET = "MXNet is not installed"
+
 
 def pytest_addoption(parser):
     parser.addoption("--faults-seed", default="0", help="draws other moments and damages")
+
+
+def is_mxnet_installed():
+    return importlib.util.find_spec("mxnet") is not None
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    """Skip a test file that imports MXNet, where MXNet is not installed."""
+    report = (yield).get_result()
+    error = getattr(report.call, "excinfo", None)
+    if error is not None and error.errisinstance(UserError) and not is_mxnet_installed():
+        report.outcome = "skipped"
+        report.longrepr = (str(collector.path), 0, f"Skipped: {NO_MXNET}")
+
+
+@pytest.fixture(scope="session")
+def mx():
+    """MXNet, or the test is skipped: for a test that needs it in a file that does not."""
+    if not is_mxnet_installed():
+        pytest.skip(NO_MXNET)
+    from common.engines.mxnet.runtime import mx
+
+    return mx
 
 
 @pytest.fixture
@@ -52,6 +83,42 @@ def python():
     return run
 
 
+def run_python(*arguments, python=sys.executable, **environ):
+    """Run Python in the repository's root; return its exit status, output and errors."""
+    done = subprocess.run(
+        [python, *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **{name: str(value) for name, value in environ.items()}},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Put a module in front of the installed one: `stand_in("mxnet", "raise …")`."""
+
+    def write(name, code):
+        (tmp_path / f"{name}.py").write_text(code)
+        return tmp_path
+
+    return write
+
+
+@pytest.fixture
+def peer(mx, monkeypatch):
+    """Run MXNet's own im2rec.py: `peer("--list", PREFIX, ROOT)`."""
+    tool = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", [tool, *map(str, arguments)])
+        runpy.run_path(tool, run_name="__main__")
+        gc.collect()  # it leaves its files open until it goes
+
+    return run
+
+
 def limit_file_size():
     """As `preexec_fn`: no file of the process may grow over 20,000 bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -79,16 +146,15 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_network(tmp_path_factory):
+def tiny_network(tmp_path_factory, mx):
     """The prefix of a zoo-shaped ResNet that is small enough to train in seconds."""
-    from common import checkpoint, network
-    from common.find_mxnet import mx
+    from common.networks import checkpoint
+    from common.networks.resnet import build_resnet
+    from tests.random_networks import with_random_weights
 
-    mx.random.seed(7)
-    symbol = network.build_resnet(10, 9, width=8)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, 64, 64))], [("softmax_label", (1,))])
-    module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
+    network = with_random_weights(
+        build_resnet(10, 9, width=8), 64, 7, rnd_type="gaussian", factor_type="in", magnitude=2
+    )
     prefix = str(tmp_path_factory.mktemp("zoo") / "resnet-10")
-    checkpoint.save(prefix, 0, symbol, *module.get_params())
+    checkpoint.save(prefix, 0, network)
     return prefix

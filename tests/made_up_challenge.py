@@ -7,11 +7,12 @@ import os
 import cv2
 import numpy as np
 
-from common import checkpoint
-from common.annotations import find_image
-from common.find_mxnet import mx
-from common.image import decode, eval_image
-from common.network import build_resnet, take_raw_images
+from common.data.annotations import find_image
+from common.data.image import decode, eval_image
+from common.networks import checkpoint
+from common.networks.edits import take_raw_images
+from common.networks.resnet import build_resnet
+from tests.random_networks import for_raw_images, with_random_weights
 
 CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
 SIZE = 32
@@ -38,14 +39,9 @@ def write_json(path, names, labelled):
 
 def save_network(prefix, epoch, num_classes=6, width=16):
     """Save a network of random weights for photographs of 0 to 255."""
-    mx.random.seed(epoch)
-    symbol = take_raw_images(build_resnet(10, num_classes, width))
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, SIZE, SIZE))], [("softmax_label", (1,))])
-    module.init_params(mx.init.Xavier())
-    arg_params, aux_params = module.get_params()
-    aux_params["bn_data_moving_mean"][:], aux_params["bn_data_moving_var"][:] = 120, 3600
-    checkpoint.save(prefix, epoch, symbol, arg_params, aux_params)
+    graph = take_raw_images(build_resnet(10, num_classes, width))
+    network = for_raw_images(with_random_weights(graph, SIZE, epoch))
+    checkpoint.save(prefix, epoch, network)
 
 
 def make_folder(folder):
@@ -86,6 +82,8 @@ def pixels(folder, set_name):
 
 def module_probabilities(prefix, epoch, images):
     """What MXNet's own Module gives for images."""
+    from common.engines.mxnet.runtime import mx
+
     symbol, arg_params, aux_params = mx.model.load_checkpoint(str(prefix), epoch)
     module = mx.mod.Module(symbol)
     module.bind([("data", images.shape)], [("softmax_label", images.shape[:1])], False)

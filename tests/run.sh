@@ -1,13 +1,25 @@
 #!/bin/sh
-# Runs the tests; makes the environment that they need first.
+# Runs the tests; first makes the environment that they need.
 #
-#   sh tests/run.sh                 the linters and the suite, in minutes
+#   sh tests/run.sh                 the linters and the suite: a few minutes
 #   sh tests/run.sh all             the slow tests too
-#   sh tests/run.sh tests/test_image.py -k crop     anything else goes to pytest
+#   sh tests/run.sh tests/test_image.py -k crop     other arguments go to pytest
 #   MXNET=1.5.0 sh tests/run.sh     with the Python code of mxnet-cu80, in .venv-1.5.0
+#   MXNET=none sh tests/run.sh      without MXNet and with the newest Python, in .venv-none
+#   PYTHON=python3.13 MXNET=none sh tests/run.sh    with an interpreter of your choice
 set -eu
 cd "$(dirname "$0")/.."
 
+# Print the newest Python of this machine that can make environments.
+newest_python() {
+    for candidate in python3 python3.13 python3.14 python3.15 "${HOME:-}"/.pyenv/versions/3.*/bin/python \
+        /usr/bin/python3.* /usr/local/bin/python3.* /opt/python*/bin/python3; do
+        "$candidate" -c 'import ensurepip, sys, venv; print(*sys.version_info[:3], sys.executable)' \
+            2>/dev/null || true
+    done | sort -n -k 1,1 -k 2,2 -k 3,3 | tail -n 1 | cut -d ' ' -f 4-
+}
+
+interpreter='' # of an environment that setup.sh does not make
 case ${MXNET:-} in
 '') wheel='' ;;
 1.9.1) wheel=cpu ;;
@@ -15,19 +27,35 @@ case ${MXNET:-} in
     wheel=cpu-1.5
     export VENV=.venv-1.5.0 # the shell scripts of the steps look there too
     ;;
+none)
+    export VENV=.venv-none
+    interpreter=${PYTHON:-$(newest_python)}
+    if [ -z "$interpreter" ]; then
+        echo "tests/run.sh: no Python with its venv module is here; name one: PYTHON=python3.13" >&2
+        exit 2
+    fi
+    ;;
 *)
-    echo "tests/run.sh: MXNET=$MXNET: not one of 1.5.0, 1.9.1" >&2
+    echo "tests/run.sh: MXNET=$MXNET: not one of 1.5.0, 1.9.1, none" >&2
     exit 2
     ;;
 esac
-sh setup.sh $wheel
 venv=${VENV:-.venv}
 stamp=$venv/tests-stamp
 wanted=$(cat requirements/dev.txt requirements/onnx.txt requirements/sample.txt \
     requirements/test-photographs.txt | cksum)
+if [ -z "$interpreter" ]; then
+    sh setup.sh $wheel
+else
+    wanted="$wanted $("$interpreter" --version) $(cksum <requirements/no-mxnet.txt)"
+fi
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "tests/run.sh: installing what the tests need"
     pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 $venv/bin/python -m pip install --quiet"
+    if [ -n "$interpreter" ]; then
+        "$interpreter" -m venv --clear "$venv"
+        $pip -r requirements/no-mxnet.txt
+    fi
     $pip -r requirements/dev.txt -r requirements/onnx.txt
     $pip --no-deps -r requirements/sample.txt -r requirements/test-photographs.txt
     echo "$wanted" >"$stamp"

@@ -1,5 +1,6 @@
 """Intel's matrix unit: what is computed with it is right, and what is not stays away from it."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -7,37 +8,49 @@ import sys
 import numpy as np
 import pytest
 
-from common import amx, devices, network
-from common.files import ROOT
-from common.find_mxnet import mx
+from common.base.files import ROOT
+from common.base.processor import cpu_flags
+from common.engines.mxnet import amx
+from common.engines.mxnet.precision import _output_shapes, convert, to_graph, to_symbol
+from common.engines.mxnet.runtime import mx
 
 needs_amx = pytest.mark.skipif(
-    "amx_bf16" not in devices.cpu_flags() or mx.__version__ != "1.9.1",
+    "amx_bf16" not in cpu_flags() or mx.__version__ != "1.9.1",
     reason="needs a processor with AMX, and MXNet 1.9.1",
 )
 
 # What a process of its own begins with: oneDNN asks for AMX once.
 BEGIN = """
     import numpy as np
-    from common import amx, network
-    from common.find_mxnet import mx
-    from common.trainer import Trainer
+    from common.base.help import Parser
+    from common.data.loader import Batch
+    from common.engines import TrainerOptions
+    from common.engines.mxnet import amx
+    from common.engines.mxnet.precision import to_graph
+    from common.engines.mxnet.runtime import mx
+    from common.engines.mxnet.trainer import Trainer
+    from common.engines.mxnet.workers import Workers
+    from common.networks import Network, edits
+    from common.networks.resnet import build_resnet
+    from common.training import schedule
 
     amx.allow()
     assert amx.is_allowed()
 
-    def gradients(symbol, shape, dtype):
-        mx.random.seed(0)
+    def gradients(graph, shape, dtype):
         random = np.random.RandomState(0)
-        trainer = Trainer(symbol, [mx.cpu()], shape, dtype=dtype)
-        trainer.initialise({}, {})
-        trainer.start_optimizer("device", "sgd", {"learning_rate": 1.0})
-        before = {name: array.asnumpy() for name, array in trainer.params()[0].items()}
-        images = mx.nd.array(random.randint(0, 256, shape), dtype="uint8")
-        labels = mx.nd.array(random.randint(0, 5, shape[0]))
-        trainer.train(mx.io.DataBatch([images], [labels], pad=0))
-        after = trainer.params()[0]
-        return {name: before[name] - after[name].asnumpy() for name in before}
+        parser = Parser()
+        schedule.add_schedule_args(parser)
+        steps = schedule.of_flags(parser.parse_args(["--lr", "1"]), 1)
+        options = TrainerOptions(shape[0], shape[1:], steps, dtype)
+        devices = [mx.cpu()]
+        trainer = Trainer(Network(graph, {}, {}), devices, options, Workers("device", devices))
+        before = trainer.state().params
+        images = random.randint(0, 256, shape).astype(np.uint8)
+        labels = random.randint(0, 5, shape[0]).astype(np.float32)
+        trainer.step(Batch(images, labels, None, pad=0, missing=[]), 1.0)
+        after = trainer.state().params
+        return {name: before[name] - after[name] for name in before}
 
     def difference(got, expected):
         return np.linalg.norm(got - expected) / np.linalg.norm(expected)
@@ -57,7 +70,7 @@ def test_a_gradient_of_every_kind_of_convolution_is_that_of_float32(python):
         body = mx.sym.Pooling(body, kernel=(1, 1), global_pool=True, pool_type="avg")
         logits = mx.sym.FullyConnected(mx.sym.Flatten(body), num_hidden=5, name="fc1")
         symbol = mx.sym.SoftmaxOutput(logits, name="softmax")
-        return network.take_raw_images(symbol), (4, 3, side, side)
+        return edits.take_raw_images(to_graph(symbol)), (4, 3, side, side)
 
     kinds = [
         dict(kernel=(1, 1)),
@@ -93,10 +106,10 @@ def test_a_resnet_is_trained_with_amx_and_writes_only_where_it_should(python):
     done = python(
         BEGIN
         + """
-    symbol = network.take_raw_images(network.build_resnet(50, 5))
+    graph = edits.take_raw_images(build_resnet(50, 5))
     shape = (3, 3, 160, 160)
     for _ in range(3):
-        exact, got = (gradients(symbol, shape, dtype) for dtype in ("float32", "bfloat16"))
+        exact, got = (gradients(graph, shape, dtype) for dtype in ("float32", "bfloat16"))
     assert difference(got["fc1_weight"], exact["fc1_weight"]) < 0.15  # 0.08 without AMX, too
     """,
         env={**os.environ, "DNNL_VERBOSE": "1"},
@@ -132,7 +145,7 @@ def test_training_and_prediction_use_amx_for_bfloat16_alone(dtype, sample, tiny_
 
 @needs_amx
 def test_the_users_own_choice_of_instructions_is_kept(python):
-    code = "from common import amx; amx.allow(); print(amx.is_allowed())"
+    code = "from common.engines.mxnet import amx; amx.allow(); print(amx.is_allowed())"
     assert python(code).stdout == "True\n"
     without = {**os.environ, "DNNL_MAX_CPU_ISA": "AVX512_CORE_BF16"}
     assert python(code, env=without).stdout == "False\n"
@@ -145,12 +158,12 @@ def test_steering_changes_nothing_that_is_computed(side):
     body = mx.sym.Convolution(body, kernel=(1, 1), stride=(2, 2), num_filter=16, name="conv2")
     body = mx.sym.Convolution(body, kernel=(3, 3), pad=(1, 1), num_filter=8, name="conv3")
     symbol = mx.sym.Pooling(body, global_pool=True, kernel=(7, 7), pool_type="avg", name="pool1")
-    graph = network.read_graph(symbol)
+    graph = to_graph(symbol)
     shapes = {f"conv{number}": (2, 16, 7, 7) for number in (1, 2, 3)}
     assert amx.steer(graph["nodes"], shapes) == []
-    steered = network.write_graph(graph)
-    ops = [node["op"] for node in network.read_nodes(steered)]
+    ops = [node["op"] for node in graph["nodes"]]
     assert "mean" in ops and "Pooling" not in ops
+    steered = to_symbol(graph)
     results = []
     for each in (symbol, steered):
         assert each.list_arguments() == symbol.list_arguments()
@@ -185,11 +198,31 @@ def test_convolutions_that_are_not_known_to_be_right_stay_in_float32(attributes,
         mx.sym.Variable("data"),
         **{"name": "conv1", "num_filter": 8, "kernel": (1, 1), **attributes},
     )
-    nodes = network.read_nodes(convolution)
+    nodes = to_graph(convolution)["nodes"]
     assert amx.steer(nodes, {"conv1": (2, 8, side, side)}) == ["conv1"] * stays
 
 
-def test_a_network_that_does_not_take_such_images_is_told_of_by_who_binds_it():
+def test_a_network_that_does_not_take_such_images_is_reported_by_who_binds_it():
     symbol = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(7, 7), num_filter=8, name="conv1")
-    assert network._output_shapes(symbol, (3, 5, 5)) == {}
-    assert network._output_shapes(symbol, (3, 9, 9))["conv1"] == (1, 8, 3, 3)
+    graph = to_graph(symbol)
+    assert _output_shapes(graph, (3, 5, 5)) == {}
+    assert _output_shapes(graph, (3, 9, 9))["conv1"] == (1, 8, 3, 3)
+
+
+@pytest.mark.skipif(mx.__version__ < "1.9", reason="bfloat16 needs MXNet 1.9")
+def test_a_network_is_steered_where_amx_is_allowed_and_its_graph_stays(monkeypatch):
+    """What is computed in bfloat16 with AMX; on other processors the graph alone is looked at."""
+    body = mx.sym.Convolution(mx.sym.Variable("data"), kernel=(3, 3), num_filter=8, name="conv0")
+    body = mx.sym.Convolution(body, kernel=(1, 1), num_filter=8, name="conv1")
+    body = mx.sym.Convolution(body, kernel=(2, 2), num_filter=8, name="conv2")
+    logits = mx.sym.FullyConnected(mx.sym.Flatten(body), num_hidden=5, name="fc1")
+    graph = to_graph(mx.sym.SoftmaxOutput(logits, name="softmax"))
+    before = copy.deepcopy(graph)
+    monkeypatch.setattr(amx, "is_allowed", lambda: True)
+    nodes = {node["name"]: node for node in convert(graph, "bfloat16", (3, 16, 16))["nodes"]}
+    assert graph == before
+    assert nodes["conv1"]["attrs"]["dilate"] == "(2, 2)"
+    sources = {
+        name: list(nodes)[nodes[name]["inputs"][0][0]] for name in ("conv0", "conv1", "conv2")
+    }
+    assert ["bfloat16" in source for source in sources.values()] == [False, True, False]

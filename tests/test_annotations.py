@@ -6,14 +6,14 @@ import random
 
 import pytest
 
-from common.annotations import (
+from common.base.files import UserError
+from common.data.annotations import (
     annotation_path,
     find_image,
     image_keys,
     label_by,
     read_annotations,
 )
-from common.files import UserError
 
 TRAIN = {
     "info": {"year": 2017},
@@ -142,11 +142,11 @@ def test_a_contradiction_is_named(tmp_path, message):
     [
         ("/etc/passwd", "is absolute"),
         ("C:\\a.jpg", "is absolute"),
-        ("train/../../a.jpg", "climbs out"),
-        ("..\\a.jpg", "climbs out"),
+        ("train/../../a.jpg", "leads out of"),
+        ("..\\a.jpg", "leads out of"),
         ("a\tb.jpg", "holds a tab"),
         ("a\nb.jpg", "a newline"),
-        ("a.jpg ", "an edge space"),
+        ("a.jpg ", "a leading or trailing space"),
         ("a\0.jpg", "cannot carry"),
         ("\ud800.jpg", "cannot carry"),
         ("\x1b[31m.jpg", "cannot carry"),

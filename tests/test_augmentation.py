@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from benchmarks.made_up import make_photograph
-from common import augmentation as aug
-from common.augmentation import Augmentation, train_image
-from common.find_mxnet import mx
+from common.data import augmentation as aug
+from common.data.augmentation import Augmentation, train_image
 from tests.test_image import coordinates
 
 PLAIN = {"brightness": 0, "contrast": 0, "saturation": 0, "pca_noise": 0, "random_mirror": False}
@@ -187,7 +186,7 @@ def test_saturation_is_a_factor_of_the_distance_from_the_grey_of_every_pixel():
     assert_uniform_around_one(distances[:, 0])
 
 
-def test_lighting_noise_has_the_spread_of_mxnets():
+def test_lighting_noise_has_the_spread_of_mxnets(mx):
     ours = matrices((0, 0, 0), 0.1, 4000)[:, ::-1, 3]  # to RGB
     np.random.seed(0)
     values, vectors = aug._PCA_VALUES, aug._PCA_VECTORS[::-1]
@@ -197,7 +196,7 @@ def test_lighting_noise_has_the_spread_of_mxnets():
     assert abs(ours.mean(axis=0)).max() < 0.2
 
 
-def test_colours_spread_as_mxnets_do(photograph):
+def test_colours_spread_as_mxnets_do(photograph, mx):
     small = cv2.resize(photograph, (12, 12)) // 2 + 64  # far from clipping
     settings, rng = Augmentation(), np.random.default_rng(0)
     ours = [aug.jitter_colors(small, settings, rng)[:, :, ::-1] for _ in range(1500)]

@@ -10,10 +10,10 @@ import pytest
 
 import mx_list
 import sub
-from common import submission
-from common.annotations import annotation_path, read_annotations
-from common.challenge import csv_format, folder_of_test, json_name, where_from
-from common.files import UserError
+from common.base.files import UserError
+from common.data.annotations import annotation_path, read_annotations
+from common.data.challenge import csv_format, folder_of_test, json_name, where_from
+from common.evaluation import submission
 from tests.made_up_challenge import (
     CATEGORY_IDS,
     SIZE,
@@ -26,7 +26,7 @@ ARCHIVES = "https://ml-inat-competition-datasets.s3.amazonaws.com"
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, mx):
     return make_folder(tmp_path)
 
 
@@ -302,7 +302,7 @@ def test_a_val_set_of_a_part_of_the_categories_is_scored_by_train_s(folder, pred
     edit_json(val, leave_out_category(20))
     rows = predict("--set", "val", "--save-probs", folder / "a.npz")
     assert len(rows) == 11
-    assert "val2017.json: left out for want of an annotation: 2 images" in caplog.text
+    assert "val2017.json: 2 images have no annotation and are left out" in caplog.text
     with np.load(folder / "a.npz") as arrays:
         assert arrays["labels"].tolist() == [0, 2, 3, 4, 5] * 2
 

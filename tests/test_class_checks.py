@@ -1,12 +1,12 @@
-"""common/class_checks.py: training and validation number their classes alike, or it is reported."""
+"""Training and validation number their classes alike, or it is reported."""
 
 import numpy as np
 import pytest
 
 from benchmarks.made_up import encode, make_photograph, write_records
-from common.class_checks import check_classes, numbering_of
-from common.classes import write_class_names
-from common.files import UserError
+from common.base.files import UserError
+from common.data.class_checks import check_classes, numbering_of
+from common.data.classes import write_class_names
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_classes_without_names_are_reported_by_number_a_few_of_them(say):
     ]
 
 
-def test_training_compares_the_classes_before_it_reads_a_network(tmp_path, script):
+def test_training_compares_the_classes_before_it_reads_a_network(tmp_path, script, mx):
     image = encode(make_photograph(0, 24, 32))
     for name, labels in (("train", (0, 0, 1, 1)), ("val", (0, 1))):
         write_records(tmp_path / name, [image] * len(labels), labels)

@@ -1,25 +1,25 @@
-"""common/class_table.py: the classes that a checkpoint carries, from the records to sub.py."""
+"""common/data/class_table.py: the classes that a checkpoint carries, from the records to sub.py."""
 
 import argparse
 import json
 
 import pytest
 
-from common.annotations import Category
-from common.class_table import (
+from common.base.files import UserError
+from common.data.annotations import Category
+from common.data.class_table import (
     Classes,
     categories_of_ids,
+    categories_of_networks,
     classes_of_networks,
     classes_of_records,
     classes_of_run,
     read_table,
     require_same,
-    settle_categories,
-    settle_tables,
     write_table,
+    write_tables,
 )
-from common.classes import write_class_names
-from common.files import UserError
+from common.data.classes import write_class_names
 
 BIRDS = [
     Category(30, "Parus major", "Aves"),
@@ -123,14 +123,14 @@ def test_a_damaged_json_does_not_stop_a_training(tmp_path, caplog):
 
 def test_a_new_run_replaces_the_table_and_a_resumed_one_keeps_it(tmp_path):
     prefix = str(tmp_path / "run")
-    settle_tables([prefix, f"{prefix}-ema"], Classes("", BIRDS), begin_epoch=0)
+    write_tables([prefix, f"{prefix}-ema"], Classes("", BIRDS), begin_epoch=0)
     assert read_table(f"{prefix}-ema-classes.csv").categories == BIRDS
-    settle_tables([prefix], Classes(""), begin_epoch=3)
-    settle_tables([prefix], Classes("", FOLDERS), begin_epoch=3)
+    write_tables([prefix], Classes(""), begin_epoch=3)
+    write_tables([prefix], Classes("", FOLDERS), begin_epoch=3)
     assert read_table(f"{prefix}-classes.csv").categories == BIRDS
-    settle_tables([prefix], Classes("", FOLDERS), begin_epoch=0)
+    write_tables([prefix], Classes("", FOLDERS), begin_epoch=0)
     assert read_table(f"{prefix}-classes.csv").categories == FOLDERS
-    settle_tables([prefix], Classes(""), begin_epoch=0)  # what is not known is not written
+    write_tables([prefix], Classes(""), begin_epoch=0)  # what is not known is not written
     assert not (tmp_path / "run-classes.csv").exists()
 
 
@@ -140,7 +140,7 @@ def test_a_run_that_goes_on_with_other_classes_is_refused(tmp_path):
     args = argparse.Namespace(
         benchmark=0, data_train=None, data_dir=str(tmp_path), model_prefix=prefix
     )
-    settle_tables([prefix], classes_of_run(args, 2, 0), 0)
+    write_tables([prefix], classes_of_run(args, 2, 0), 0)
     classes_of_run(args, 2, 1)
     write_class_names(str(tmp_path / "train.classes.txt"), ["tit", "oak"])
     fault = r"train\.classes\.txt: its class 1 is oak, and willow in .*run-classes\.csv; train with"
@@ -168,17 +168,17 @@ def test_ids_decide_and_folders_are_named_by_name_or_id(other):
 
 def test_networks_are_averaged_only_with_the_same_classes(tmp_path):
     prefixes = [str(tmp_path / name) for name in ("a", "b", "old")]
-    settle_tables(prefixes[:1], Classes("", [BIRDS[0]._replace(id=None)]), 0)
-    settle_tables(prefixes[1:2], Classes("", BIRDS[:1]), 0)
+    write_tables(prefixes[:1], Classes("", [BIRDS[0]._replace(id=None)]), 0)
+    write_tables(prefixes[1:2], Classes("", BIRDS[:1]), 0)
     assert classes_of_networks(prefixes, flags(tmp_path)).categories == BIRDS[:1]
-    settle_tables(prefixes[1:2], Classes("", BIRDS[1:]), 0)
+    write_tables(prefixes[1:2], Classes("", BIRDS[1:]), 0)
     with pytest.raises(UserError, match=r"b-classes\.csv: its class 0 is Salix .* can be averaged"):
         classes_of_networks(prefixes, flags(tmp_path))
 
 
 def test_a_json_of_other_categories_is_refused_unless_the_photographs_are_not_its(tmp_path):
     prefix = str(tmp_path / "run")
-    settle_tables([prefix], Classes("", BIRDS), 0)
+    write_tables([prefix], Classes("", BIRDS), 0)
     assert classes_of_networks([prefix], flags(tmp_path)).categories == BIRDS
     write_json(tmp_path / "train2017.json", [BIRDS[0], BIRDS[1]._replace(id=41)])
     with pytest.raises(UserError, match=r"train2017\.json: its class 1 is Salix .* \(category 41"):
@@ -189,7 +189,7 @@ def test_a_json_of_other_categories_is_refused_unless_the_photographs_are_not_it
 
 def test_without_the_training_json_another_one_may_name_fewer(tmp_path):
     prefix = str(tmp_path / "run")
-    settle_tables([prefix], Classes("", BIRDS), 0)
+    write_tables([prefix], Classes("", BIRDS), 0)
     write_json(tmp_path / "test2017.json", BIRDS[1:])
     assert classes_of_networks([prefix], flags(tmp_path)).categories == BIRDS
     write_json(tmp_path / "test2017.json", [Category(99, "another", "")])
@@ -202,15 +202,15 @@ def test_what_nothing_names_is_required_or_numbered(tmp_path, caplog):
     with pytest.raises(UserError, match=r"train2017\.json: not found"):
         classes_of_networks(args.model_prefix, args, required=True)
     classes = classes_of_networks(args.model_prefix, args)
-    assert settle_categories(classes, 2, args) == [Category(0, "0", ""), Category(1, "1", "")]
+    assert categories_of_networks(classes, 2, args) == [Category(0, "0", ""), Category(1, "1", "")]
     assert "old-classes.csv: not found; the classes are named by number" in caplog.text
 
 
 def test_a_table_of_another_number_than_the_network_s_is_refused(tmp_path):
     args = flags(tmp_path, model_prefix=["net"])
-    with pytest.raises(UserError, match="net: has 3 classes, and net-classes.csv 2; is it"):  # noqa: RUF043
-        settle_categories(Classes("net-classes.csv", BIRDS), 3, args)
-    assert [c.id for c in settle_categories(Classes("", FOLDERS), 2, args)] == [0, 1]
+    with pytest.raises(UserError, match="net: has 3 classes, and net-classes.csv 2; is --data"):  # noqa: RUF043
+        categories_of_networks(Classes("net-classes.csv", BIRDS), 3, args)
+    assert [c.id for c in categories_of_networks(Classes("", FOLDERS), 2, args)] == [0, 1]
 
 
 def test_a_probability_file_is_named_by_classes_of_its_ids(caplog):

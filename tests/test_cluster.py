@@ -11,27 +11,23 @@ import time
 import numpy as np
 import pytest
 
-from common import checkpoint
-from common.files import ROOT
-from common.find_mxnet import mx
+from common.base.files import ROOT
+from common.networks import checkpoint, graph
+from tests.random_networks import with_random_weights
 
 FINE_TUNE = [sys.executable, os.path.join(ROOT, "fine-tune.py")]
 
 
 @pytest.fixture
-def flags(sample, tmp_path):
+def flags(sample, tmp_path, mx):
     """The flags of a short training of a network without BatchNorm, whose statistics are local."""
-    body = mx.sym.Convolution(
-        mx.sym.Variable("data") / 255, kernel=(3, 3), stride=(4, 4), num_filter=8, name="conv0"
-    )
-    body = mx.sym.Pooling(body, global_pool=True, kernel=(1, 1), pool_type="avg")
-    logits = mx.sym.FullyConnected(mx.sym.Flatten(body), num_hidden=9, name="fc9")
-    symbol = mx.sym.SoftmaxOutput(logits, name="softmax")
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, 64, 64))], [("softmax_label", (1,))])
-    mx.random.seed(3)
-    module.init_params(mx.init.Xavier())
-    checkpoint.save(str(tmp_path / "plain"), 0, symbol, *module.get_params())
+    net = graph.Builder()
+    pixels = net.add("_div_scalar", None, net.variable("data"), scalar=255)
+    body = net.add("Convolution", "conv0", pixels, kernel=(3, 3), stride=(4, 4), num_filter=8)
+    body = net.add("Pooling", None, body, global_pool=True, kernel=(1, 1), pool_type="avg")
+    logits = net.add("FullyConnected", "fc9", net.add("Flatten", None, body), num_hidden=9)
+    plain = net.graph(net.add("SoftmaxOutput", "softmax", logits))
+    checkpoint.save(str(tmp_path / "plain"), 0, with_random_weights(plain, 64, 3))
     return [
         *("--data-dir", str(sample), "--pretrained-model", str(tmp_path / "plain")),
         *("--image-shape", "3,64,64", "--num-epochs", "2", "--mom", "0.9", "--lr", "0.1"),
@@ -77,11 +73,9 @@ def test_two_workers_train_as_one_with_the_joint_batch(flags, tmp_path):
     assert job.returncode == 0, said
     assert "Node[1] Epoch[1] Train-accuracy=" in said
     assert "Node[1] Saved checkpoint" not in said
-    expected, got = checkpoint.load(one, 2)[1], checkpoint.load(two, 2)[1]
+    expected, got = (checkpoint.load(prefix, 2).params for prefix in (one, two))
     for name in expected:
-        np.testing.assert_allclose(
-            got[name].asnumpy(), expected[name].asnumpy(), atol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-5, err_msg=name)
     assert not processes_of(two)
 
 
@@ -96,8 +90,8 @@ def test_the_other_ways_to_share_gradients_end_and_log_their_rates(flags, tmp_pa
         rates = [row["lr"] for row in csv.DictReader(stream)]
     assert rates == ["", "0.1", "0.01"]
     assert ("update by MXNet's rule" in said) == (kv_store == "dist_async")
-    before, after = checkpoint.load(str(tmp_path / "plain"), 0)[1], checkpoint.load(prefix, 2)[1]
-    assert (after["conv0_weight"].asnumpy() != before["conv0_weight"].asnumpy()).any()
+    before, after = checkpoint.load(str(tmp_path / "plain"), 0), checkpoint.load(prefix, 2)
+    assert (after.params["conv0_weight"] != before.params["conv0_weight"]).any()
     assert not processes_of(prefix)
 
 
@@ -147,7 +141,21 @@ def test_other_hosts_are_reached_over_ssh(tmp_path):
     assert job.returncode == 7
 
 
-def test_a_distributed_run_without_its_cluster_says_how_to_start_one(script):
+def test_a_cluster_without_mxnet_says_so_in_lines_without_a_traceback(stand_in, mx):
+    folder = stand_in("mxnet", "raise ModuleNotFoundError(name='mxnet')")
+    worker = ["sleep", "100"]
+    job = cluster("localhost", "--", *worker, env={**os.environ, "PYTHONPATH": str(folder)})
+    _, said = job.communicate(timeout=60)
+    assert job.returncode == 2
+    *reasons, last = said.splitlines()
+    assert any("mxnet is not installed" in line for line in reasons)
+    # The other process may have failed in the same way, or be stopped while it starts.
+    expected = ("mxnet is not installed", "stopped by SIGTERM")
+    assert all(any(words in line for words in expected) for line in reasons), said
+    assert last.endswith("ended with status 2: ending the job")
+
+
+def test_a_distributed_run_without_its_cluster_says_how_to_start_one(script, mx):
     said = script("fine-tune.py", "--kv-store", "dist_sync", status=2).stderr
     assert "is started by cluster.sh" in said
 

@@ -4,24 +4,24 @@ import re
 
 import pytest
 
-from common import devices
-from common.files import UserError
-from common.find_mxnet import mx
+from common.base.files import UserError
+from common.engines.mxnet import devices
+from common.engines.mxnet.runtime import mx
 
 
 @pytest.mark.parametrize("text", ["", "cpu", "-1", " "])
 def test_no_gpu_means_the_cpu(text):
-    assert devices.contexts(text) == [mx.cpu(0)]
+    assert devices.parse_devices(text) == [mx.cpu(0)]
 
 
 def test_two_cpu_devices_take_the_path_of_many_devices():
-    assert devices.contexts("cpu:0,cpu:1") == [mx.cpu(0), mx.cpu(1)]
+    assert devices.parse_devices("cpu:0,cpu:1") == [mx.cpu(0), mx.cpu(1)]
 
 
 @pytest.mark.skipif(mx.context.num_gpus() > 0, reason="this machine has a GPU")
 def test_gpus_that_are_not_there_are_named_with_the_two_ways_on():
     with pytest.raises(UserError) as caught:
-        devices.contexts("0,1,2,3")
+        devices.parse_devices("0,1,2,3")
     message = str(caught.value)
     assert message.startswith("--gpus 0,1,2,3: ") and "found 0" in message
     assert "sh setup.sh cu117" in message and "--gpus cpu" in message
@@ -29,7 +29,7 @@ def test_gpus_that_are_not_there_are_named_with_the_two_ways_on():
 
 @pytest.mark.skipif(mx.context.num_gpus() == 0, reason="needs a GPU")
 def test_the_first_gpu_computes():
-    (context,) = devices.contexts("0")
+    (context,) = devices.parse_devices("0")
     assert mx.nd.ones((2,), ctx=context).sum().asscalar() == 2
     free, total = devices.gpu_memory(0)
     assert 0 < free <= total
@@ -43,12 +43,12 @@ def test_the_memory_of_this_process_is_told():
 @pytest.mark.parametrize("text", ["x", "0,", "0;1", "cpu:0,1", "cpu:", "-2", "1.5"])
 def test_what_is_no_list_of_devices_is_refused(text):
     with pytest.raises(UserError, match="not a list of GPUs"):
-        devices.contexts(text)
+        devices.parse_devices(text)
 
 
 def test_a_device_named_twice_is_refused():
     with pytest.raises(UserError, match="GPU cpu:1,cpu:1: a device is named twice"):
-        devices.contexts("cpu:1,cpu:1", flag="GPU")
+        devices.parse_devices("cpu:1,cpu:1", flag="GPU")
 
 
 @pytest.mark.skipif(mx.__version__ < "1.9", reason="bfloat16 needs MXNet 1.9")

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from common import fetch
-from common.files import UserError
+from common.base import fetch
+from common.base.files import UserError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 
@@ -200,7 +200,7 @@ def test_a_busy_server_is_asked_again(server, tmp_path):
 
 def test_the_part_that_came_is_kept_where_the_server_becomes_busy(server, tmp_path):
     path = str(tmp_path / "a.params")
-    with pytest.raises(UserError, match=r"answers 429 .*; the 300000 bytes that came are kept"):
+    with pytest.raises(UserError, match=r"answers 429 .*; the 300000 bytes received are kept"):
         get(server, ["busy-after-a-part"], path)
     part = fetch._part_name(path, server.url("busy-after-a-part"))
     assert os.path.getsize(part) == 300_000
@@ -212,7 +212,7 @@ def test_no_refusal_throws_away_the_part_of_an_earlier_run(server, tmp_path, nam
     part = fetch._part_name(path, server.url(name))
     with open(part, "wb") as stream:
         stream.write(CONTENT[:500_000])
-    with pytest.raises(UserError, match="the 500000 bytes that came are kept for the next run"):
+    with pytest.raises(UserError, match="the 500000 bytes received are kept for the next run"):
         get(server, [name], path)
     assert os.path.getsize(part) == 500_000
 

@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from common.files import ROOT, UserError, atomic_open, held, open_own, replacing, require_file
+from common.base.files import (
+    ROOT,
+    UserError,
+    atomic_open,
+    exclusive_lock,
+    open_own,
+    replacing,
+    require_file,
+)
 from tests.conftest import limit_file_size
 
 
@@ -33,7 +41,7 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path, python):
     path = tmp_path / "log.csv"
     code = f"""
     import os
-    from common.files import atomic_open
+    from common.base.files import atomic_open
     with atomic_open({str(path)!r}) as stream:
         stream.write("half")
         stream.flush()
@@ -54,8 +62,8 @@ def test_a_second_writer_of_the_same_file_is_refused(tmp_path, python):
         stream.write("first")
         second = python(
             f"""
-            from common.files import replacing
-            from common.script import run_script
+            from common.base.files import replacing
+            from common.base.script import run_script
             run_script(lambda: replacing({str(path)!r}).__enter__())
             """
         )
@@ -70,7 +78,8 @@ def test_a_second_writer_of_the_same_file_is_refused(tmp_path, python):
 )
 def test_a_file_system_without_locks_is_written_all_the_same(tmp_path):
     path = tmp_path / "train.lst"
-    code = f"from common.files import atomic_open\nwith atomic_open({str(path)!r}) as stream: pass"
+    code = "from common.base.files import atomic_open\n"
+    code += f"with atomic_open({str(path)!r}) as stream: pass"
     no_locks = ["strace", "-f", "-qq", "-e", "trace=flock", "-e", "inject=flock:error=ENOSYS"]
     done = subprocess.run([*no_locks, sys.executable, "-c", code], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stderr
@@ -82,13 +91,15 @@ def test_a_lock_ends_with_its_process(tmp_path, python):
     path = str(tmp_path / "run")
     code = f"""
     import os
-    from common.files import held
-    with held({path!r}, "training to it"):
+    from common.base.files import exclusive_lock
+    with exclusive_lock({path!r}, "training to it"):
         os.kill(os.getpid(), 9)
     """
     assert python(code).returncode == -9
-    with held(path, "training to it"), pytest.raises(UserError, match="training to it; wait"):
-        with held(path, "training to it"):
+    with exclusive_lock(path, "training to it"), pytest.raises(
+        UserError, match="training to it; wait"
+    ):
+        with exclusive_lock(path, "training to it"):
             pass
     assert os.listdir(tmp_path) == []
 
@@ -96,8 +107,8 @@ def test_a_lock_ends_with_its_process(tmp_path, python):
 def test_a_file_size_limit_is_one_line_and_no_half_file(tmp_path, python):
     path = str(tmp_path / "big.rec")
     code = f"""
-    from common.files import atomic_open
-    from common.script import run_script
+    from common.base.files import atomic_open
+    from common.base.script import run_script
     def main():
         with atomic_open({path!r}, "wb") as stream:
             stream.write(bytes(10**6))
@@ -114,7 +125,7 @@ def test_a_file_size_limit_is_one_line_and_no_half_file(tmp_path, python):
 def test_a_full_disk_is_one_line(python):
     done = python(
         """
-        from common.script import run_script
+        from common.base.script import run_script
         run_script(lambda: open("/dev/full", "w").write("x" * 10**6))
         """
     )
@@ -147,7 +158,7 @@ def test_a_link_under_a_temporary_name_is_not_written_through(tmp_path, plant, n
     precious.write_text("precious")
     plant(precious, tmp_path / name)
     with pytest.raises(UserError, match=f"{name}: is a link, and the file behind it would be ch"):
-        with held(out, "writing it"), atomic_open(out) as stream:
+        with exclusive_lock(out, "writing it"), atomic_open(out) as stream:
             stream.write("new")
     assert precious.read_text() == "precious"
     assert not os.path.exists(out)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from common.files import ROOT
+from common.base.files import ROOT
 
 
 def help_of(*command):
@@ -27,7 +27,7 @@ def help_of(*command):
     ("name", "groups"),
     [
         ("mx_list.py", ["what is read and written", "the lists"]),
-        ("im2rec.py", ["making a list", "packing", "looking after a record file"]),
+        ("im2rec.py", ["making a list", "packing", "checking a record file"]),
         ("fine-tune.py", ["Network", "Devices", "Schedule", "Checkpoints", "Data", "Augmentation"]),
         ("sub.py", ["Files", "Prediction"]),
         ("data/make_sample.py", []),
@@ -50,7 +50,8 @@ def test_a_script_tells_its_flags_in_groups_their_defaults_and_an_example(name, 
         (["sh", "cluster.sh"], "sh cluster.sh HOST"),
         ([sys.executable, "data/score_sample.py"], "python data/score_sample.py submission"),
         ([sys.executable, "-m", "common.modelzoo"], "python -m common.modelzoo import"),
-        ([sys.executable, "-m", "common.find_mxnet"], "python -m common.find_mxnet"),
+        ([sys.executable, "-m", "common.doctor"], "python -m common.doctor"),
+        ([sys.executable, "-m", "common.find_mxnet"], "python -m common.doctor"),  # its old name
     ],
 )
 def test_other_commands_show_how_they_are_typed(command, example):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from common import metrics
-from common.files import UserError
-from common.history import History, Tally, last_epoch
+from common.base.files import UserError
+from common.evaluation import metrics
+from common.training.history import History, Tally, last_epoch
 
 
 def test_scores_are_those_of_the_metrics_room():
@@ -73,7 +73,7 @@ def test_a_log_that_is_none_is_named(tmp_path):
     path = tmp_path / "log.csv"
     for content in ("to,be\nor,not\n", "", "epoch,loss\n1,0.x5\n", "epoch,loss\n1,0.5,7\n"):
         path.write_text(content)
-        with pytest.raises(UserError, match="not the log of a training"):
+        with pytest.raises(UserError, match="not the log of a training run"):
             History(str(path), [1], epochs_done=1)
 
 

@@ -1,12 +1,9 @@
 """im2rec.py as a user calls it, with MXNet's own tool as the expectation."""
 
-import gc
 import glob
 import os
-import runpy
 import shutil
 import struct
-import sys
 import zlib
 from importlib.util import find_spec
 
@@ -14,23 +11,14 @@ import cv2
 import numpy as np
 import pytest
 
-from common.files import held
-from common.find_mxnet import mx
-from common.recordio import RecordFile, read_list
+from common.base.files import exclusive_lock
+from common.data.recordio import RecordFile, read_list
 from tests.conftest import with_orientation
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PEER = os.path.join(os.path.dirname(mx.__file__), "tools", "im2rec.py")
 # skimage is here for its photographs, without what it needs to be imported
 PHOTOGRAPHS = os.path.join(os.path.dirname(find_spec("skimage").origin), "data")
 LONG_NAME = "Plantae/Salix × fragilis é 柳/" + "long name " * 15 + ".JPG"
-
-
-def peer(monkeypatch, *arguments):
-    """Run MXNet's tool on the arguments."""
-    monkeypatch.setattr(sys, "argv", [PEER, *map(str, arguments)])
-    runpy.run_path(PEER, run_name="__main__")
-    gc.collect()  # it leaves its files open until it goes
 
 
 def bomb():
@@ -119,10 +107,10 @@ FLAGS = [
 
 
 @pytest.mark.parametrize("flags", FLAGS)
-def test_records_and_index_are_those_of_mxnet_s_tool(script, monkeypatch, ours, photographs, flags):
+def test_records_and_index_are_those_of_mxnet_s_tool(script, peer, ours, photographs, flags):
     script("im2rec.py", *flags.split(), ours, photographs)
     packed = bytes_of(ours)
-    peer(monkeypatch, *flags.split(), ours, photographs)
+    peer(*flags.split(), ours, photographs)
     assert bytes_of(ours) == packed
     assert len(RecordFile(str(ours) + ".rec")) == 12
 
@@ -140,11 +128,11 @@ LIST_FLAGS = [
 
 
 @pytest.mark.parametrize("flags", LIST_FLAGS)
-def test_lists_are_those_of_mxnet_s_tool(script, monkeypatch, tmp_path, photographs, capsys, flags):
+def test_lists_are_those_of_mxnet_s_tool(script, peer, tmp_path, photographs, capsys, flags):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     out = script("im2rec.py", tmp_path / "a/x", photographs, "--list", *flags.split()).stdout
-    peer(monkeypatch, tmp_path / "b/x", photographs, "--list", *flags.split())
+    peer(tmp_path / "b/x", photographs, "--list", *flags.split())
     mine = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     classes = mine.pop("x.classes.txt", b"").decode().splitlines()  # which MXNet does not write
     assert mine == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
@@ -329,7 +317,7 @@ def test_a_bad_line_of_the_list_is_named(script, ours, photographs):
 
 
 def test_two_runs_do_not_write_one_file(script, ours, photographs):
-    with held(f"{ours}.rec", "writing it"):
+    with exclusive_lock(f"{ours}.rec", "writing it"):
         for arguments in ([ours, photographs], ["--reindex", ours]):
             error = script("im2rec.py", *arguments, status=2).stderr
             assert "train.rec: another run is writing it" in error

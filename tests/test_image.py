@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.made_up import encode, make_photograph
-from common import augmentation as aug
-from common import image as images
-from common.augmentation import Augmentation, train_image
-from common.find_mxnet import mx
+from common.data import augmentation as aug
+from common.data import image as images
+from common.data.augmentation import Augmentation, train_image
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +156,7 @@ def test_training_s_fast_decoding_leaves_no_crop_to_be_enlarged():
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (320, 240), (200, 200), (97, 311)])
-def test_the_shorter_side_is_resized_as_mxnet_does(height, width):
+def test_the_shorter_side_is_resized_as_mxnet_does(height, width, mx):
     image = make_photograph(2, height, width)
     theirs = mx.image.resize_short(mx.nd.array(image, dtype="uint8"), 150, interp=1).asnumpy()
     np.testing.assert_array_equal(images.resize_shorter_side(image, 150), theirs)

@@ -8,10 +8,10 @@ import unicodedata
 
 import pytest
 
-from common.classes import read_class_names
-from common.files import UserError
-from common.image_folder import list_images, parse_extensions, split_list
-from common.recordio import read_list
+from common.base.files import UserError
+from common.data.classes import read_class_names
+from common.data.image_folder import list_images, parse_extensions, split_list
+from common.data.recordio import read_list
 
 NFC, NFD = (unicodedata.normalize(form, "Salix é") for form in ("NFC", "NFD"))
 
@@ -278,13 +278,15 @@ def test_a_list_without_classes_has_no_class_file_and_says_so_of_an_old_one(scri
     script(*command)
     assert not list(tmp_path.glob("*.classes.txt"))
     make(tmp_path, "mine.classes.txt")
-    assert f"{tmp_path}/mine.classes.txt: would be taken for" in script(*command).stderr
+    assert f"{tmp_path}/mine.classes.txt: would be read as" in script(*command).stderr
 
 
 @pytest.mark.parametrize("flags", [["--list"], ["--recursive"]])
 def test_a_class_file_without_folders_is_refused(script, tmp_path, flags):
     command = ["im2rec.py", *flags, "--classes", "c.txt", tmp_path / "x", tmp_path]
-    assert "--classes: is of use with --list --recursive" in script(*command, status=2).stderr
+    assert (
+        "--classes: has a meaning only with --list --recursive" in script(*command, status=2).stderr
+    )
 
 
 def test_each_image_is_in_one_part_of_a_list():

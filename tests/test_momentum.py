@@ -5,11 +5,13 @@ import logging
 import numpy as np
 import pytest
 
-from common import checkpoint, data, fit_flags, momentum, schedule
-from common.find_mxnet import mx
-from common.help import Parser
+from common.engines.mxnet import momentum
+from common.engines.mxnet.optimizers import optimizers
+from common.engines.mxnet.runtime import mx
+from common.engines.mxnet.workers import Workers
+from common.networks import checkpoint
 from tests.test_trainer import (
-    as_numpy,
+    all_arrays,
     batch,
     make_trainer,
     plain_network,
@@ -17,7 +19,7 @@ from tests.test_trainer import (
     without_products,
 )
 
-CORRECTED = [name for name in schedule.optimizers() if momentum.holds_rate(name, mx.__version__)]
+CORRECTED = [name for name in optimizers() if momentum.holds_rate(name, mx.__version__)]
 SCHEDULES = {  # of three epochs of two batches, so six updates
     "step": ("--lr-step-epochs", "1"),
     "two steps": ("--lr-step-epochs", "1,2"),
@@ -45,7 +47,9 @@ def test_the_version_decides_whether_a_velocity_holds_the_rate(optimizer, versio
     assert momentum.holds_rate(optimizer, version) == holds
 
 
-@pytest.mark.parametrize("name", [n for n in schedule.optimizers() if schedule.takes_momentum(n)])
+@pytest.mark.parametrize(
+    "name", [n for n, settings in optimizers().items() if "momentum" in settings]
+)
 def test_what_is_said_of_an_optimizer_is_what_this_mxnet_does(name):
     if name == "dcasgd":
         pytest.skip("works without momentum only")
@@ -60,7 +64,7 @@ def test_what_is_said_of_an_optimizer_is_what_this_mxnet_does(name):
 
 def gradient(weight, number):
     """Of `without_products()`, a softmax of the mean colours, for one batch."""
-    images, labels = batch(number).data[0].asnumpy(), batch(number).label[0].asnumpy()
+    images, labels = batch(number).images, batch(number).labels
     colors = images.mean(axis=(2, 3), dtype=np.float64) / 255
     logits = np.exp(colors @ weight.T)
     errors = logits / logits.sum(axis=1, keepdims=True) - np.eye(5)[labels.astype(int)]
@@ -82,19 +86,17 @@ def by_hand(weight, rates, nesterov=False, rate_in_velocity=False):
     return weight
 
 
-def train_colors(*flags, dtype="float32"):
+def train_colors(*flags, **options):
     """Make six updates; return the weight before them, after them, and the rates."""
     flags = ("--num-epochs", "3", "--lr", "2", "--wd", "0", *flags)
-    start = mx.nd.array(np.random.RandomState(0).uniform(-1, 1, (5, 3)))
-    trainer = make_trainer(
-        without_products(), flags, params=({"fc1_weight": start}, {}), dtype=dtype
-    )
+    start = np.random.RandomState(0).uniform(-1, 1, (5, 3)).astype(np.float32)
+    arrays = {"fc1_weight": start}, {}
+    trainer = make_trainer(without_products(), flags, arrays=arrays, **options)
     rates = []
     for number in range(6):
         trainer.train(batch(number))
         rates.append(trainer.learning_rate)
-    end = trainer.params()[0]["fc1_weight"]
-    return start.asnumpy().astype(np.float64), end.asnumpy(), rates
+    return start.astype(np.float64), trainer.state().params["fc1_weight"], rates
 
 
 @pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
@@ -144,7 +146,7 @@ def test_after_a_step_to_next_to_nothing_every_weight_on_every_device_stands_sti
 
 
 def weights_on(trainer, device):
-    trainer.settle()
+    trainer.synchronize()
     group = trainer._module._exec_group
     return {
         name: arrays[device].asnumpy()
@@ -160,7 +162,7 @@ def test_two_devices_make_the_updates_of_one_over_a_step(optimizer):
     for number in range(4):
         one.train(batch(number))
         two.train(batch(number))
-    expected, got = as_numpy(one.params()), as_numpy(two.params())
+    expected, got = all_arrays(one), all_arrays(two)
     for name in expected:
         np.testing.assert_allclose(got[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -176,16 +178,17 @@ def test_a_run_resumed_near_a_change_of_the_rate_ends_with_the_same_weights(
     whole = make_trainer(plain_network(), flags)
     for number in range(6):
         if number == 2 * epoch:
-            states = whole.states()
+            states = whole.state().optimizer
             assert not [name for name in states if "momentum" in name]
-            checkpoint.save(str(tmp_path / "net"), epoch, whole.symbol, *whole.params(), states)
+            checkpoint.save(str(tmp_path / "net"), epoch, whole.trained(), states)
         whole.train(batch(number))
-    symbol, *params = checkpoint.load(str(tmp_path / "net"), epoch)
+    saved = checkpoint.load(str(tmp_path / "net"), epoch)
     states = checkpoint.load_states(str(tmp_path / "net"), epoch)
-    resumed = make_trainer(symbol, flags, None, params, states, epoch)
+    arrays = saved.params, saved.stats
+    resumed = make_trainer(saved.graph, flags, None, arrays, states, epoch)
     for number in range(2 * epoch, 6):
         resumed.train(batch(number))
-    expected, got = as_numpy(whole.params()), as_numpy(resumed.params())
+    expected, got = all_arrays(whole), all_arrays(resumed)
     for name in expected:
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
 
@@ -204,18 +207,27 @@ def test_without_momentum_there_is_nothing_to_correct():
         (("--mom", "0.9"), True),
         (("--mom", "0.9", "--momentum-correction", "0"), False),
         (("--mom", "0.9", "--optimizer", "signum"), False),
-        ((), False),
+        (("--mom", "0"), False),
     ],
 )
-def test_servers_that_update_by_themselves_are_said_to_keep_mxnets_rule(
-    tmp_path, caplog, flags, warned
+def test_servers_that_update_by_themselves_keep_mxnets_rule_and_the_log_says_so(
+    caplog, flags, warned
 ):
-    parser = Parser()
-    fit_flags.add_fit_args(parser)
-    data.add_data_args(parser)
-    prefix = ("--model-prefix", str(tmp_path / "run"))
-    args = parser.parse_args(["--kv-store", "dist_async", *prefix, *flags])
     with caplog.at_level(logging.WARNING):
-        fit_flags.check_flags(args)
+        make_trainer(without_products(), flags, workers=server_in_this_process())
     lines = [line for line in caplog.messages if "dist_async update by MXNet's rule" in line]
     assert len(lines) == warned
+
+
+@pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
+def test_servers_that_update_by_themselves_follow_the_schedule(flags):
+    start, end, rates = train_colors(*flags, workers=server_in_this_process())
+    expected = by_hand(start, rates, rate_in_velocity=True)
+    np.testing.assert_allclose(end, expected, rtol=1e-4, atol=1e-6)
+
+
+def server_in_this_process():
+    """Workers whose KVStore makes the updates by itself, as the servers of dist_async do."""
+    workers = Workers("local", [mx.cpu()])
+    workers.is_async, workers.kv_store = True, mx.kvstore.create("local")
+    return workers

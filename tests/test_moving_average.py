@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from common.files import UserError
-from common.find_mxnet import mx
-from common.moving_average import MovingAverage
+from common.base.files import UserError
+from common.engines.mxnet.moving_average import MovingAverage
+from common.engines.mxnet.runtime import mx
 
 
 def test_every_batch_moves_the_average_a_little():
@@ -34,8 +34,8 @@ def test_the_average_does_not_follow_the_weights_that_it_began_with():
 
 def test_an_average_of_another_network_is_named():
     average = MovingAverage(0.9, {"w": mx.nd.zeros((2,))})
-    average.restore({"w": mx.nd.array([3, 4])}, "net-ema-0001.params")
+    average.restore({"w": np.array([3, 4], np.float32)})
     assert average.weights["w"].asnumpy().tolist() == [3, 4]
-    for other in ({}, {"w": mx.nd.zeros((3,))}):
-        with pytest.raises(UserError, match=r"net-ema-0001.params: has no average of w"):
-            average.restore(other, "net-ema-0001.params")
+    for other in ({}, {"w": np.zeros(3, np.float32)}):
+        with pytest.raises(UserError, match="has no average of w; it is of another network"):
+            average.restore(other)

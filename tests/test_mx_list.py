@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from common.recordio import read_list
+from common.data.recordio import read_list
 
 
 def make_set(name, num_images, num_categories=4, first_id=0):

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 import pytest
 
-from common import devices
-from common.annotations import Category
-from common.class_table import Classes, write_table
-from common.files import UserError
-from common.image import decode, eval_crops
-from common.named_photographs import (
+from common import engines
+from common.base.files import UserError
+from common.data.annotations import Category
+from common.data.class_table import Classes, write_table
+from common.data.image import decode, eval_crops
+from common.evaluation.named_photographs import (
     SHOWN_ON_PAGE,
     NamedPhotographs,
     check_flags,
@@ -30,7 +30,7 @@ NAMES = ["ant", "bee", "cat", "dog", "Salix <alba> × fragilis", "elk"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, mx):
     """Two epochs of a network that knows its six classes, and five photographs in folders."""
     folder = tmp_path_factory.mktemp("own")
     for epoch in (1, 2):
@@ -94,14 +94,16 @@ def test_what_cannot_be_read_is_named_and_left_out_with_status_1(folder, name_im
     page = (tmp_path / "report-predictions.html").read_text(encoding="utf-8")
     assert page.count("<figure>") == 1 and "<b>2</b>could not be read" in page
     name_images(1, "cpu", "--images", tmp_path / "broken.jpg", status=2)
-    assert "broken.jpg: not read, nor any other photograph" in name_images.said.stderr
+    assert "broken.jpg: cannot be read, nor can any other photograph" in name_images.said.stderr
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
 def test_fewer_bits_name_the_same(folder, name_images, dtype):
-    able, reason = getattr(devices, f"supports_{dtype}")()
-    if not able:
-        pytest.skip(reason)
+    engine = engines.load()
+    try:
+        engine.check(dtype, engine.parse_devices("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
     expected = name_images(1, "cpu", "--images", folder / "photos")
     rows = name_images(1, "cpu", "--dtype", dtype, "--images", folder / "photos")
     agree = sum(row["name_1"] == other["name_1"] for row, other in zip(rows, expected))

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from benchmarks.made_up import make_photograph
-from common.encoding import Settings, decode_image, encode_image
-from common.image import decode
-from common.orientation import webp_orientation
+from common.data.encoding import Settings, decode_image, encode_image
+from common.data.image import decode
+from common.data.orientation import webp_orientation
 
 ORIENTATION = 0x0112  # the tag of EXIF
 

@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from common.encoding import Settings
-from common.files import UserError
-from common.packing import WINDOW, ordered_map, pack_list
-from common.packing_run import PackingRun
-from common.recordio import RecordFile
+from common.base.files import UserError
+from common.data.encoding import Settings
+from common.data.packing import WINDOW, ordered_map, pack_list
+from common.data.packing_run import PackingRun
+from common.data.recordio import RecordFile
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 NUM_IMAGES = 300
@@ -216,7 +216,7 @@ def test_what_is_whole_is_left_alone_by_resume(script, prefix, photographs):
     before = os.stat(f"{prefix}.rec").st_mtime_ns
     done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
     assert "295 packed, 5 failed" in done.stdout
-    assert "was whole already" in done.stdout
+    assert "was complete already" in done.stdout
     assert os.stat(f"{prefix}.rec").st_mtime_ns == before
     script("im2rec.py", "--resume", "--resize", "100", prefix, photographs, status=1)
     assert os.stat(f"{prefix}.rec").st_mtime_ns > before

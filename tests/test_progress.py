@@ -9,11 +9,11 @@ import subprocess
 import sys
 import termios
 
-from common.files import ROOT
+from common.base.files import ROOT
 
 WORK = """
 import time
-from common import progress
+from common.base import progress
 progress.SECONDS_BETWEEN_LINES = 0.1
 with progress.Progress(40, "packing") as told:
     for _ in range(40):

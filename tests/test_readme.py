@@ -6,8 +6,8 @@ import re
 import shlex
 import shutil
 
-from common.class_table import read_table
-from common.files import ROOT
+from common.base.files import ROOT
+from common.data.class_table import read_table
 from tests.made_up_challenge import paint
 
 

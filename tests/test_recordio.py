@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.files import UserError
-from common.find_mxnet import mx
-from common.recordio import (
+from common.base.files import UserError
+from common.data.recordio import (
     DamagedRecord,
     ListEntry,
     RecordFile,
@@ -22,15 +21,30 @@ MAGIC = b"\x0a\x23\xd7\xce"
 ITEMS = [(7, 2.0, b"first"), (3, (1.0, 0.5, 9.0), b""), (12, 0.0, b"abcd" + MAGIC + b"xyz" + MAGIC)]
 
 
-def write_with_mxnet(tmp_path, items=ITEMS):
+@pytest.fixture
+def rec_path(tmp_path):
+    """The path of a train.rec with its index, which holds `ITEMS`."""
+    frames = [frame_record(pack_record(*item)) for item in ITEMS]
+    (tmp_path / "train.rec").write_bytes(b"".join(frames))
+    offsets = [0, len(frames[0]), len(frames[0]) + len(frames[1])]
+    write_index(tmp_path / "train.idx", [key for key, _, _ in ITEMS], offsets)
+    return str(tmp_path / "train.rec")
+
+
+@pytest.fixture(scope="session")
+def write_with_mxnet(mx):
     """Write `(key, label, image)` records as MXNet does; return the path of the .rec."""
-    rec_path = str(tmp_path / "mxnet.rec")
-    writer = mx.recordio.MXIndexedRecordIO(str(tmp_path / "mxnet.idx"), rec_path, "w")
-    for key, label, image in items:
-        header = mx.recordio.IRHeader(0, label, key, 0)
-        writer.write_idx(key, mx.recordio.pack(header, image))
-    writer.close()
-    return rec_path
+
+    def write(folder, items=ITEMS):
+        rec_path = str(folder / "mxnet.rec")
+        writer = mx.recordio.MXIndexedRecordIO(str(folder / "mxnet.idx"), rec_path, "w")
+        for key, label, image in items:
+            header = mx.recordio.IRHeader(0, label, key, 0)
+            writer.write_idx(key, mx.recordio.pack(header, image))
+        writer.close()
+        return rec_path
+
+    return write
 
 
 def test_a_list_comes_back_as_it_was_written(tmp_path):
@@ -70,9 +84,8 @@ def test_an_index_that_occurs_twice_is_named_with_both_lines(tmp_path):
         read_list(path)
 
 
-def test_a_key_that_is_not_the_index_s_is_a_damaged_record(tmp_path):
-    rec_path = write_with_mxnet(tmp_path)
-    index = tmp_path / "mxnet.idx"
+def test_a_key_that_is_not_the_index_s_is_a_damaged_record(tmp_path, rec_path):
+    index = tmp_path / "train.idx"
     index.write_text(index.read_text().replace("3\t", "4\t"))
     records = RecordFile(rec_path)
     with pytest.raises(DamagedRecord, match="record 4: has the key 3"):
@@ -93,14 +106,14 @@ labels = st.floats(width=32) | st.lists(st.floats(width=32), max_size=4).map(tup
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**63 - 1), labels, pieces.map(b"".join)), min_size=1))
-def test_records_are_framed_as_mxnet_frames_them(tmp_path_factory, items):
+def test_records_are_framed_as_mxnet_frames_them(tmp_path_factory, write_with_mxnet, items):
     rec_path = write_with_mxnet(tmp_path_factory.mktemp("records"), items)
     ours = [frame_record(pack_record(*item)) for item in items]
     with open(rec_path, "rb") as stream:
         assert stream.read() == b"".join(ours)
 
 
-def test_mxnet_s_records_are_read(tmp_path):
+def test_mxnet_s_records_are_read(tmp_path, write_with_mxnet):
     records = RecordFile(write_with_mxnet(tmp_path))
     assert len(records) == 3
     assert records.keys.tolist() == [7, 3, 12]
@@ -111,43 +124,40 @@ def test_mxnet_s_records_are_read(tmp_path):
         assert record.label.tolist() == np.atleast_1d(label).tolist()
 
 
-def test_without_an_index_the_records_are_scanned(tmp_path):
-    rec_path = write_with_mxnet(tmp_path)
+def test_without_an_index_the_records_are_scanned(tmp_path, rec_path):
     indexed = RecordFile(rec_path)
-    (tmp_path / "mxnet.idx").unlink()
+    (tmp_path / "train.idx").unlink()
     scanned = RecordFile(rec_path)
     assert scanned.keys.tolist() == indexed.keys.tolist()
     assert scanned.offsets.tolist() == indexed.offsets.tolist()
 
 
-def test_an_index_is_written_as_mxnet_writes_it(tmp_path):
+def test_an_index_is_written_as_mxnet_writes_it(tmp_path, write_with_mxnet):
     records = RecordFile(write_with_mxnet(tmp_path))
     write_index(tmp_path / "ours.idx", records.keys, records.offsets)
     assert (tmp_path / "ours.idx").read_bytes() == (tmp_path / "mxnet.idx").read_bytes()
 
 
-def test_a_damaged_record_is_named_and_the_others_are_read(tmp_path):
-    rec_path = write_with_mxnet(tmp_path)
+def test_a_damaged_record_is_named_and_the_others_are_read(rec_path):
     offset = int(RecordFile(rec_path).offsets[1])
     with open(rec_path, "r+b") as stream:
         stream.seek(offset)
         stream.write(b"junk")
     records = RecordFile(rec_path)
-    with pytest.raises(DamagedRecord, match=r"mxnet.rec: record 3: no record begins at byte"):
+    with pytest.raises(DamagedRecord, match=r"train.rec: record 3: no record begins at byte"):
         records.read(1)
     assert bytes(records.read(2).image) == ITEMS[2][2]
 
 
 @pytest.mark.parametrize("keep", [-4, 60, 30, 6])
-def test_a_record_file_that_is_cut_short_is_refused(tmp_path, keep):
-    rec_path = write_with_mxnet(tmp_path)
+def test_a_record_file_that_is_cut_short_is_refused(tmp_path, rec_path, keep):
     with open(rec_path, "rb") as stream:
         content = stream.read()[:keep]
     with open(rec_path, "wb") as stream:
         stream.write(content)
     with pytest.raises(UserError, match="cut short"):
         RecordFile(rec_path)
-    (tmp_path / "mxnet.idx").unlink()
+    (tmp_path / "train.idx").unlink()
     with pytest.raises(UserError, match="the file ends within the record at byte"):
         RecordFile(rec_path)
 
@@ -164,15 +174,15 @@ def test_a_record_file_that_is_cut_short_is_refused(tmp_path, keep):
         ("7\t0\n3\t0\n12\t84\n", "is not the index of"),  # two keys at one place
     ],
 )
-def test_an_index_of_something_else_is_refused(tmp_path, content, message):
-    rec_path = write_with_mxnet(tmp_path)
-    (tmp_path / "mxnet.idx").write_text(content)
-    with pytest.raises(UserError, match=rf"mxnet.idx: {message}.*--reindex"):
+def test_an_index_of_something_else_is_refused(tmp_path, rec_path, content, message):
+    (tmp_path / "train.idx").write_text(content)
+    with pytest.raises(UserError, match=rf"train.idx: {message}.*--reindex"):
         RecordFile(rec_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "is empty"), (b"<html>not found</html>", "is no RecordIO file")]
+    ("content", "message"),
+    [(b"", "is empty"), (b"<html>not found</html>", "is not a RecordIO file")],
 )
 def test_what_is_no_record_file_is_refused(tmp_path, content, message):
     (tmp_path / "train.rec").write_bytes(content)

@@ -1,4 +1,4 @@
-"""common/scores.py and common/report.py: tables, learning curves and the page to look at."""
+"""Tables of scores, learning curves and the page to look at."""
 
 import base64
 import csv
@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from common import report
-from common.annotations import Category
-from common.files import UserError
-from common.image_set import ImageSet
-from common.loader import FileSource
-from common.scores import format_scores, score
-from common.submission import Predictions, first_places
+from common.base.files import UserError
+from common.data.annotations import Category
+from common.data.image_set import ImageSet
+from common.data.loader import FileSource
+from common.evaluation import report
+from common.evaluation.scores import format_scores, score, sections
+from common.evaluation.submission import Predictions, first_places
+from common.training.curves import plot_curves
 
 CATEGORIES = [
     Category(10, "Parus major", "Aves"),
@@ -32,7 +33,7 @@ def read_picture(data):
 
 def draw(tmp_path, rows):
     (tmp_path / "log.csv").write_text(COLUMNS + rows)
-    report.plot_curves(str(tmp_path / "log.csv"), str(tmp_path / "curves.png"))
+    plot_curves(str(tmp_path / "log.csv"), str(tmp_path / "curves.png"))
     return read_picture((tmp_path / "curves.png").read_bytes())
 
 
@@ -50,7 +51,7 @@ def test_the_curves_show_training_and_validation(tmp_path):
 def test_a_log_without_epochs_is_named(tmp_path, text):
     (tmp_path / "log.csv").write_text(text)
     with pytest.raises(UserError, match=r"log\.csv"):
-        report.plot_curves(str(tmp_path / "log.csv"), str(tmp_path / "curves.png"))
+        plot_curves(str(tmp_path / "log.csv"), str(tmp_path / "curves.png"))
     assert not (tmp_path / "curves.png").exists()
 
 
@@ -72,6 +73,13 @@ def test_the_tables_hold_the_errors_by_hand(predictions):
     assert scores.worst == [4, 2]
     assert ("Amanita & co", "Parus major", 1) in scores.confused
     assert re.search(r"^all +6 +0\.3333 +0\.0000$", format_scores(scores), re.MULTILINE)
+
+
+def test_classes_without_super_categories_are_scored_all_together(predictions):
+    categories = [category._replace(supercategory="") for category in CATEGORIES]
+    scores = score(predictions, categories)
+    assert scores.by_supercategory == []
+    assert [row[0] for row in sections(scores)[0][2]] == ["all"]
 
 
 def test_predictions_without_truth_are_not_scored(predictions):

@@ -11,11 +11,11 @@ import sys
 import numpy as np
 import pytest
 
-from common import devices
-from common.files import ROOT
-from common.find_mxnet import mx
-from common.image_set import open_image_set
-from common.predict import load_views
+from common.base.files import ROOT
+from common.data.image_set import open_image_set
+from common.engines.mxnet.devices import supports_bfloat16, supports_int8
+from common.engines.mxnet.runtime import mx
+from common.evaluation.views import load_views
 
 
 def test_the_sample_is_split_by_taxon_and_complete(sample):
@@ -83,7 +83,7 @@ def count_right(script, sample, prefix, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "able"),
-    [("bfloat16", devices.supports_bfloat16()), ("int8", devices.supports_int8())],
+    [("bfloat16", supports_bfloat16()), ("int8", supports_int8())],
 )
 def test_fewer_bits_lose_at_most_one_photograph(script, sample, trained, dtype, able):
     if not able[0]:

@@ -2,9 +2,11 @@
 
 import pytest
 
-from common import schedule
-from common.files import UserError
-from common.help import Parser
+from common import engines
+from common.base.files import UserError
+from common.base.help import Parser
+from common.engines.mxnet.runtime import mx
+from common.training import schedule
 
 BATCHES = 7
 
@@ -16,10 +18,19 @@ def parse(*flags):
 
 
 def rates(args, begin_epoch=0, batches=BATCHES):
-    """The learning rate of every update from `begin_epoch` on; MXNet counts updates from 1."""
-    scheduler = schedule.make_scheduler(args, batches)
+    """The learning rate of every update from `begin_epoch` on; the first update is 1."""
+    rate = schedule.of_flags(args, batches).rate
     first = begin_epoch * batches + 1
-    return [scheduler(update) for update in range(first, args.num_epochs * batches + 1)]
+    return [rate(update) for update in range(first, args.num_epochs * batches + 1)]
+
+
+def mxnets_scheduler(args, batches):
+    """MXNet's own scheduler of the flags."""
+    warmup = {"base_lr": args.lr, "warmup_steps": round(args.warmup_epochs * batches)}
+    if args.lr_scheduler == "cosine":
+        return mx.lr_scheduler.CosineScheduler(args.num_epochs * batches, **warmup)
+    steps = [epoch * batches for epoch in schedule.parse_step_epochs(args.lr_step_epochs)]
+    return mx.lr_scheduler.MultiFactorScheduler(steps or [2**62], args.lr_factor, **warmup)
 
 
 def test_the_2017_schedule_is_the_default():
@@ -37,19 +48,38 @@ def test_the_rate_steps_with_the_first_batch_of_an_epoch(batches):
     assert by_update[2 * batches - 1 : 2 * batches + 1] == pytest.approx([0.001, 0.0001])
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
-        ("--lr-step-epochs", "2,5"),
-        ("--lr-step-epochs", ""),
-        ("--lr-scheduler", "cosine"),
-        ("--warmup-epochs", "1.5", "--lr-step-epochs", "3"),
-    ],
-)
+SCHEDULES = [
+    ("--lr-step-epochs", "2,5"),
+    ("--lr-step-epochs", "2,5", "--lr-factor", "0.3", "--lr", "0.007"),
+    ("--lr-step-epochs", ""),
+    ("--lr-scheduler", "cosine"),
+    ("--lr-scheduler", "cosine", "--warmup-epochs", "2.3", "--lr", "0.07"),
+    ("--warmup-epochs", "1.5", "--lr-step-epochs", "3"),
+    ("--warmup-epochs", "3.1", "--lr-step-epochs", "2,5", "--lr", "0.013"),
+]
+
+
+@pytest.mark.parametrize("flags", SCHEDULES)
+@pytest.mark.parametrize("begin_epoch", [0, 1, 4, 7])
+@pytest.mark.parametrize("batches", [1, 7, 1206])
+def test_every_rate_is_that_of_mxnets_scheduler_to_the_bit(flags, begin_epoch, batches):
+    """Update 0 too, whose rate momentum correction asks for. A resumed one catches up."""
+    args = parse("--num-epochs", "8", *flags)
+    plan, peer = schedule.of_flags(args, batches), mxnets_scheduler(args, batches)
+    for update in range(begin_epoch * batches, 8 * batches + 1):
+        assert plan.rate(update) == peer(update)
+
+
+@pytest.mark.parametrize("flags", SCHEDULES)
 @pytest.mark.parametrize("begin_epoch", [1, 4, 7])
 def test_a_resumed_run_has_the_rates_of_an_uninterrupted_one(flags, begin_epoch):
     args = parse("--num-epochs", "8", *flags)
     assert rates(args, begin_epoch) == rates(args)[begin_epoch * BATCHES :]
+
+
+def test_a_run_that_is_all_warm_up_ends_at_the_full_rate():
+    args = parse("--num-epochs", "1", "--warmup-epochs", "0.99", "--lr-scheduler", "cosine")
+    assert rates(args, batches=4) == [0.0025, 0.005, 0.0075, 0.01]
 
 
 def test_cosine_and_warm_up_reach_their_ends():
@@ -63,14 +93,17 @@ def test_cosine_and_warm_up_reach_their_ends():
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--lr-step-epochs", "20,10"), "epochs must grow"),
+        (("--lr-step-epochs", "20,10"), "epochs must increase"),
         (("--lr-step-epochs", "0,10"), "begin at 1"),
-        (("--lr-step-epochs", "ten"), "not epochs apart by commas"),
+        (("--lr-step-epochs", "ten"), "not epochs separated by commas"),
         (("--num-epochs", "0"), "--num-epochs 0: must be 1 or more"),
         (("--lr", "-1"), "--lr"),
-        (("--lr", "nan"), "--lr: 'nan' is no number"),
-        (("--wd", "inf"), "--wd: 'inf' is no number"),
-        (("--num-epochs", "2", "--lr-step-epochs", "1,2,3"), "more steps than the epochs of"),
+        (("--lr", "nan"), "--lr: 'nan' is not a number"),
+        (("--wd", "inf"), "--wd: 'inf' is not a number"),
+        (
+            ("--num-epochs", "2", "--lr-step-epochs", "1,2,3"),
+            "has more steps than --num-epochs 2 has epochs",
+        ),
         (("--optimizer", "sgdd"), "not one of MXNet's: .*adam"),
         (("--optimizer", "groupadagrad"), "not one of MXNet's"),
         (("--optimizer", "dcasgd", "--mom", "0.9"), "without momentum only: --mom 0"),
@@ -79,21 +112,21 @@ def test_cosine_and_warm_up_reach_their_ends():
 )
 def test_flags_that_make_no_sense_are_refused(flags, message):
     with pytest.raises(UserError, match=message):
-        schedule.check_schedule(parse(*flags))
+        schedule.check_schedule(parse(*flags), engines.load())
 
 
 def test_steps_past_the_last_epoch_are_told():
-    (warning,) = schedule.check_schedule(parse("--num-epochs", "15"))
+    (warning,) = schedule.check_schedule(parse("--num-epochs", "15"), engines.load())
     assert "does not reach: 20" in warning
 
 
 def test_a_momentum_that_the_optimizer_has_not_is_told():
-    (warning,) = schedule.check_schedule(parse("--optimizer", "adam", "--mom", "0.9"))
+    args = parse("--optimizer", "adam", "--mom", "0.9")
+    (warning,) = schedule.check_schedule(args, engines.load())
     assert "adam has no momentum" in warning
 
 
-def test_only_optimizers_with_momentum_are_given_one():
+def test_only_optimizers_with_momentum_have_one_to_set():
+    settings = engines.load().optimizers()
     for name, given in (("sgd", True), ("nag", True), ("adam", False)):
-        settings = schedule.optimizer_settings(parse("--optimizer", name), BATCHES, 2, "float32")
-        assert ("momentum" in settings) == given
-        assert settings["begin_num_update"] == 2 * BATCHES
+        assert ("momentum" in settings[name]) == given

@@ -1,17 +1,18 @@
 """How a script begins and ends: signals, closed streams, and exit statuses."""
 
 import os
-import signal
 
 import pytest
+
+from tests.conftest import run_python
 
 
 @pytest.mark.parametrize("closed", [1, 2])
 def test_a_script_works_with_its_output_closed(tmp_path, python, closed):
     code = f"""
     import sys
-    from common.script import run_script
-    from common.progress import Progress
+    from common.base.script import run_script
+    from common.base.progress import Progress
     def main():
         with Progress(1, "working") as progress:
             progress.update()
@@ -28,7 +29,7 @@ def test_a_signal_ends_a_script_with_its_status(number, status, python):
     done = python(
         f"""
         import os, signal, time
-        from common.script import run_script
+        from common.base.script import run_script
         def main():
             os.kill(os.getpid(), signal.{number})
             time.sleep(9)
@@ -46,7 +47,7 @@ def test_a_signal_while_an_array_is_made_leaves_one_line(number, status, python)
     done = python(
         f"""
         import os, signal
-        from common.script import run_script
+        from common.base.script import run_script
         class Array:
             def __init__(self):
                 os.kill(os.getpid(), signal.{number})
@@ -66,7 +67,7 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, pyth
     done = python(
         f"""
         import os, signal, time
-        from common.script import run_script
+        from common.base.script import run_script
         class Array:
             def __del__(self):
                 os.kill(os.getpid(), signal.{number})
@@ -81,13 +82,33 @@ def test_a_signal_is_not_lost_where_python_drops_exceptions(number, status, pyth
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_while_a_script_imports_is_one_line(python):
-    done = python("import common, os, signal; os.kill(os.getpid(), signal.SIGINT)")
-    assert done.returncode == -signal.SIGINT  # which a shell calls 130
-    assert done.stderr == "\n-c: stopped by Ctrl-C\n"
+@pytest.mark.parametrize(("number", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_that_c_code_turns_into_another_error_leaves_one_line(number, status, python):
+    """Matplotlib's turns what is raised while it asks for a number into a ValueError."""
+    done = python(
+        f"""
+        import os, signal, time
+        from common.base.script import run_script
+        def main():
+            try:
+                os.kill(os.getpid(), signal.{number})
+                time.sleep(9)
+            except KeyboardInterrupt:
+                raise ValueError("Invalid bounding box")
+        run_script(main)
+        """
+    )
+    assert done.returncode == status
+    assert len(done.stderr.strip().splitlines()) == 1 and "stopped by" in done.stderr
+
+
+def test_ctrl_c_while_mxnet_is_imported_is_one_line(stand_in, mx):
+    folder = stand_in("mxnet", "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    status, _, errors = run_python("fine-tune.py", "--gpus", "cpu", PYTHONPATH=folder)
+    assert (status, errors) == (130, "\nfine-tune.py: stopped by Ctrl-C\n")
 
 
 def test_a_bug_keeps_its_traceback(python):
-    done = python("from common.script import run_script; run_script(lambda: {}['key'])")
+    done = python("from common.base.script import run_script; run_script(lambda: {}['key'])")
     assert done.returncode == 1
     assert "KeyError: 'key'" in done.stderr

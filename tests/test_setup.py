@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 
-from common.files import ROOT
+from common.base.files import ROOT
 
 VOLTA_OLD = "old, 460.32.03, Tesla V100-SXM2-16GB"  # old: without the field compute_cap
 PASCAL_OLDER = "old, 384.81, GeForce GTX 1080"
@@ -427,6 +427,9 @@ def test_one_command_makes_an_environment_and_a_second_call_does_nothing(reposit
     assert done.stdout == done.stderr == ""
     python = repository / ".venv" / "bin" / "python"
     report = subprocess.run(
-        [str(python), "-m", "common.find_mxnet"], cwd=repository, capture_output=True, text=True
+        [str(python), "-m", "common.doctor"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
     )
     assert report.returncode == 0 and "mxnet 1.9.1" in report.stdout

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.made_up import encode, make_photograph
-from common.encoding import decode_image
-from common.signatures import explain
+from common.data.encoding import decode_image
+from common.data.signatures import explain
 
 
 def gif():

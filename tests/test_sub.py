@@ -11,16 +11,17 @@ import numpy as np
 import pytest
 
 from benchmarks.made_up import encode, make_photograph, write_records
-from common import checkpoint, data, devices
-from common.annotations import Category
-from common.class_table import Classes, write_table
-from common.find_mxnet import mx
-from common.image import decode, eval_crops
-from common.loader import Batch, RecordSource
-from common.network import read_nodes
-from common.predict import Predictor, load_views, settle_view_args
-from common.quantize import quantize
-from common.recordio import read_list
+from common import engines
+from common.base.files import UserError
+from common.data.annotations import Category
+from common.data.class_table import Classes, write_table
+from common.data.flags import add_data_args, add_data_aug_args
+from common.data.image import decode, eval_crops
+from common.data.loader import Batch, RecordSource
+from common.data.recordio import read_list
+from common.evaluation.views import complete_view_args, load_views
+from common.networks import checkpoint
+from common.training.batches import open_batches
 from tests.conftest import with_orientation
 from tests.faults.interruption import freeze
 from tests.made_up_challenge import (
@@ -33,17 +34,26 @@ from tests.made_up_challenge import (
     save_network,
 )
 
-needs_int8 = pytest.mark.skipif(not devices.supports_int8()[0], reason=devices.supports_int8()[1])
-
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(tmp_path_factory, mx):
     return make_folder(tmp_path_factory.mktemp("sub"))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, mx):
     return make_folder(tmp_path)
+
+
+@pytest.fixture
+def int8(mx):
+    """The engine, or the test is skipped where it does not compute in int8."""
+    engine = engines.load()
+    try:
+        engine.check("int8", engine.parse_devices("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+    return engine
 
 
 @pytest.fixture
@@ -68,7 +78,7 @@ def test_every_test_image_gets_the_first_five_categories_of_mxnets_module(shared
     assert not list(shared.glob(".*out.csv*"))
 
 
-def test_records_and_photographs_give_the_same_rows(folder, sub):
+def test_records_and_photographs_give_the_same_rows(folder, sub, mx):
     expected = sub(folder, "1", "-1")
     writer = mx.recordio.MXIndexedRecordIO(str(folder / "test.idx"), str(folder / "test.rec"), "w")
     for image_id in (107, 103, 100, 101, 102, 108, 104, 106, 105):  # lists are shuffled
@@ -93,15 +103,15 @@ def test_training_and_submission_see_the_same_pixels(tmp_path):
     encoded = [encode(make_photograph(seed, 96, 128)) for seed in range(6)]
     rec = write_records(tmp_path / "val", encoded, range(6))
     parser = argparse.ArgumentParser()
-    data.add_data_args(parser)
-    data.add_data_aug_args(parser)
+    add_data_args(parser)
+    add_data_aug_args(parser)
     flags = ["--data-train", rec, "--data-val", rec, "--image-shape", "3,64,64"]
     args = parser.parse_args(flags)
     args.batch_size, args.crop_size, args.crops, args.resize = 6, 64, 1, None
-    settle_view_args(args, [])
-    _, val = data.get_record_iterators(args)
+    complete_view_args(args, [])
+    (validated,) = open_batches(args).val
     (ours,) = load_views(RecordSource(rec), args)
-    np.testing.assert_array_equal(ours.images, val.next().data[0].asnumpy())
+    np.testing.assert_array_equal(ours.images, validated.images)
 
 
 def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
@@ -225,17 +235,16 @@ def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub, sc
     (folder / "test.lst").write_text("".join(lines))
     script("im2rec.py", folder / "test", folder)
     rec = folder / "test.rec"
-    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
-    arg_params["fc1_weight"][:] = 1e38  # the sum of two is no number
-    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    network = checkpoint.load(str(folder / "net"), 1)
+    network.params["fc1_weight"][:] = 1e38  # the sum of two is infinite
+    checkpoint.save(str(folder / "net"), 1, network)
     sub(folder, "1", "cpu", status=2)  # has begun its rows when it finds that out
     os.utime(rec, times=(time.time() + 9,) * 2)
     sub(folder, "1", "cpu", "--resume", status=2)
     assert "the interrupted run differs in images" in sub.said
 
 
-@needs_int8
-def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, sub):
+def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, int8, sub):
     rows, exact = sub(folder, "1", "cpu", "--dtype", "int8"), sub(folder, "1", "cpu")
     assert sum(rows[i][0] == exact[i][0] for i in rows) >= len(rows) - 1
     sub(folder, "1", "cpu", "--dtype", "int8")
@@ -245,27 +254,24 @@ def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, sub)
     assert "quantized; its first choice is that of float32 on 12 of 12" in sub.said
 
 
-@needs_int8
 @pytest.mark.parametrize("width", [16, 24])
-def test_int8_gives_the_same_probabilities_at_every_call(shared, width):
+def test_int8_gives_the_same_probabilities_at_every_call(shared, int8, width):
     """24 channels are padded to 32, and MXNet reads what lies in the padding."""
     save_network(str(shared / "wide"), width, width=width)
     images = pixels(shared, "val")
-    network = quantize(*checkpoint.load(str(shared / "wide"), width), images)
-    predictor = Predictor([network], [1], [mx.cpu()], 4, images.shape[1:])
+    network = int8.quantize(checkpoint.load(str(shared / "wide"), width), images)
+    predictor = int8.Predictor([network], [1], int8.parse_devices("cpu"), 4, images.shape[1:])
     batches = [Batch(images[i : i + 4], None, None, 0, []) for i in (0, 4, 8)]
     first, *others = ([p for _, p in predictor.predict(batches)] for _ in range(10))
     for other in others:
         np.testing.assert_array_equal(first, other)
-    quantized = [node for node in read_nodes(network[0]) if "quantized" in node["op"]]
-    assert quantized
+    assert [node for node in network.graph["nodes"] if "quantized" in node["op"]]
 
 
-@needs_int8
-def test_int8_leaves_the_head_in_float32(shared):
+def test_int8_leaves_the_head_in_float32(shared, int8):
     save_network(str(shared / "head"), 1, num_classes=16)  # the head's channels are not padded
-    network = quantize(*checkpoint.load(str(shared / "head"), 1), pixels(shared, "val"))
-    attributes = {node["op"]: node.get("attrs", {}) for node in read_nodes(network[0])}
+    network = int8.quantize(checkpoint.load(str(shared / "head"), 1), pixels(shared, "val"))
+    attributes = {node["op"]: node.get("attrs", {}) for node in network.graph["nodes"]}
     in_int8 = {op for op in attributes if attributes[op].get("quantized", "").lower() == "true"}
     assert in_int8 == {"_sg_mkldnn_conv"}
 
@@ -273,9 +279,9 @@ def test_int8_leaves_the_head_in_float32(shared):
 def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
-    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
-    arg_params["bn_data_gamma"][:] = 3  # MXNet reads 1 where gamma is fixed
-    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    network = checkpoint.load(str(folder / "net"), 1)
+    network.params["bn_data_gamma"][:] = 3  # MXNet reads 1 where gamma is fixed
+    checkpoint.save(str(folder / "net"), 1, network)
     flags = ["--model-prefix", folder / "net", "--crop-size", SIZE]
     said = script("sub.py", "1", "cpu", "--export-onnx", folder / "net.onnx", *flags).stderr
     assert said == f"{folder}/net.onnx: opset 13, input data (N, 3, 32, 32)\n"
@@ -424,13 +430,13 @@ def test_validation_records_are_scored_without_a_json(known, sub, script):
 
 def test_records_are_named_only_to_be_scored(shared, sub):
     sub(shared, "1", "cpu", "--data-val", "own.rec", status=2)
-    assert sub.said == "sub.py: --data-val: are records to score; add --set val\n"
+    assert sub.said == "sub.py: --data-val: holds records to score; add --set val\n"
 
 
 def test_networks_of_other_classes_or_without_numbers_are_refused(folder, sub):
-    symbol, arg_params, aux_params = checkpoint.load(str(folder / "net"), 1)
-    arg_params["fc1_bias"][:] = np.nan
-    checkpoint.save(str(folder / "net"), 1, symbol, arg_params, aux_params)
+    network = checkpoint.load(str(folder / "net"), 1)
+    network.params["fc1_bias"][:] = np.nan
+    checkpoint.save(str(folder / "net"), 1, network)
     sub(folder, "1", "cpu", status=2)
     assert "its training has diverged" in sub.said
     save_network(str(folder / "net"), 3, num_classes=4)

@@ -1,4 +1,4 @@
-"""common/submission.py: rows, probability files and the CSV."""
+"""common/evaluation/submission.py: rows, probability files and the CSV."""
 
 import os
 from types import SimpleNamespace
@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from common import submission
-from common.challenge import CsvFormat
-from common.files import UserError
-from common.submission import PartialRows, Predictions, make_rows, row_type
+from common.base.files import UserError
+from common.data.challenge import CsvFormat
+from common.evaluation import submission
+from common.evaluation.submission import PartialRows, Predictions, make_rows, row_type
 from tests.conftest import limit_file_size
 
 CATEGORY_IDS = [10, 20, 30, 40, 50, 60]
@@ -186,8 +186,8 @@ def test_a_full_disk_names_the_csv(tmp_path, python):
     done = python(
         f"""
         import numpy as np
-        from common.script import run_script
-        from common.submission import PartialRows, row_type
+        from common.base.script import run_script
+        from common.evaluation.submission import PartialRows, row_type
         dtype = row_type(6, save_probabilities=False)
         def main():
             with PartialRows({str(tmp_path / "s.csv")!r}, {{}}, dtype) as rows:

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import plan, tables
 from benchmarks.compare import read_result, take_turns
 from benchmarks.sides import Side
-from common.files import ROOT, UserError
+from common.base.files import ROOT, UserError
 
 MACHINE = {
     "processor": "Z80",

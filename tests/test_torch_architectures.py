@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from common.torch_architectures import describe
+from common.networks.torch_architectures import describe
 
 
 def state_of(names, depthwise=0):

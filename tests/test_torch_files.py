@@ -13,8 +13,8 @@ from collections import Counter, OrderedDict, defaultdict
 import numpy as np
 import pytest
 
-from common.files import UserError
-from common.torch_files import read_state_dict
+from common.base.files import UserError
+from common.networks.torch_files import read_state_dict
 from tests.torch_writer import (
     Call,
     Global,
@@ -303,7 +303,7 @@ def test_other_files_are_refused_by_kind(tmp_path):
     save_zip(tmp_path / "whole.pth", [1, 2])
     for name, reason in [
         ("page", "a web page"),
-        ("noise", "no PyTorch"),
+        ("noise", "not a PyTorch"),
         ("whole", "no state dict"),
     ]:
         with pytest.raises(UserError, match=rf"{name}\.pth: .*{reason}"):

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 import pytest
 
-from common import torch_files, torch_networks
-from common.files import UserError
-from common.find_mxnet import mx
+from common.base.files import UserError
+from common.engines.mxnet.precision import to_symbol
+from common.engines.mxnet.runtime import mx
+from common.networks import torch_files, torch_networks
+from common.networks.graph import subgraph
 
 TORCH_PYTHON = os.environ.get("TORCH_PYTHON", sys.executable)
 REFERENCE = os.path.join(os.path.dirname(__file__), "torch_reference.py")
@@ -52,11 +54,10 @@ def photograph(name, size=224):
 
 def run(network, images, output="softmax_output"):
     """The output of a network for images of their own type."""
-    symbol, arg_params, aux_params = network
-    arrays = {name: mx.nd.array(array) for name, array in arg_params.items()}
+    arrays = {name: mx.nd.array(array) for name, array in network.params.items()}
     arrays["data"] = mx.nd.array(images, dtype=images.dtype)
-    states = {name: mx.nd.array(array) for name, array in aux_params.items()}
-    symbol = symbol.get_internals()[output]
+    states = {name: mx.nd.array(array) for name, array in network.stats.items()}
+    symbol = to_symbol(subgraph(network.graph, output))
     names = symbol.list_arguments()
     if "softmax_label" in names:
         arrays["softmax_label"] = mx.nd.zeros(len(images))
@@ -82,7 +83,8 @@ def test_uint8_and_float32_images_give_the_same(lite0):
 
 
 def test_padding_is_tensorflows_at_stride_2(lite0):
-    inner = lite0[0].get_internals()["stem_conv_pad_output"].infer_shape(data=(1, 3, 224, 224))[1]
+    pad = to_symbol(subgraph(lite0.graph, "stem_conv_pad_output"))
+    inner = pad.infer_shape(data=(1, 3, 224, 224))[1]
     assert inner == [(1, 3, 225, 225)]
     padded = run(lite0, np.full((1, 3, 224, 224), 255, np.uint8), "stem_conv_pad_output")
     assert padded[0, 0, 0, 0] == pytest.approx(1)
@@ -90,10 +92,9 @@ def test_padding_is_tensorflows_at_stride_2(lite0):
 
 
 def test_training_leaves_the_input_normalisation_alone(lite0):
-    symbol, arg_params, aux_params = lite0
-    module = mx.mod.Module(symbol)
+    module = mx.mod.Module(to_symbol(lite0.graph))
     module.bind([("data", (2, 3, 64, 64))], [("softmax_label", (2,))])
-    as_arrays = [{k: mx.nd.array(v) for k, v in p.items()} for p in (arg_params, aux_params)]
+    as_arrays = [{k: mx.nd.array(v) for k, v in p.items()} for p in (lite0.params, lite0.stats)]
     module.init_params(arg_params=as_arrays[0], aux_params=as_arrays[1])
     module.init_optimizer(optimizer_params={"learning_rate": 1.0, "wd": 0.1})
     images = mx.nd.array(np.random.RandomState(0).randint(0, 256, (2, 3, 64, 64)))
@@ -101,8 +102,8 @@ def test_training_leaves_the_input_normalisation_alone(lite0):
     module.update()
     mx.nd.waitall()
     after = {name: array for params in module.get_params() for name, array in params.items()}
-    assert (after["fc1_weight"].asnumpy() != arg_params["fc1_weight"]).any()
-    for name, before in {**arg_params, **aux_params}.items():
+    assert (after["fc1_weight"].asnumpy() != lite0.params["fc1_weight"]).any()
+    for name, before in {**lite0.params, **lite0.stats}.items():
         if name.startswith("bn_data"):
             np.testing.assert_array_equal(after[name].asnumpy(), before)
 

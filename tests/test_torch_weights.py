@@ -5,8 +5,8 @@ import logging
 import numpy as np
 import pytest
 
-from common.files import UserError
-from common.torch_files import read_state_dict
+from common.base.files import UserError
+from common.networks.torch_files import read_state_dict
 from tests.torch_writer import Tensor, save_zip
 
 NETWORK = ("conv1.weight", "bn1.weight", "layer1.0.conv1.weight")
@@ -66,7 +66,7 @@ def test_of_moco_the_query_encoder_is_taken_without_its_projection(tmp_path, cap
     with caplog.at_level(logging.INFO):
         state = read(tmp_path, {"arch": "resnet50", "state_dict": content})
     assert tuple(state) == NETWORK and state["bn1.weight"].tolist() == [1, 1]
-    assert "left out beside the network: encoder_k, queue, queue_ptr, fc" in caplog.text
+    assert "not part of the network and left out: encoder_k, queue, queue_ptr, fc" in caplog.text
 
 
 def test_a_backbone_beside_a_head_is_taken_and_a_projection_left_out(tmp_path):

@@ -7,9 +7,9 @@ import unicodedata
 import pytest
 
 from benchmarks.made_up import encode, make_photograph
-from common.annotations import find_image
-from common.recordio import RecordFile
-from common.unicode_names import composed, find_form
+from common.data.annotations import find_image
+from common.data.recordio import RecordFile
+from common.data.unicode_names import composed, find_form
 
 NFC, NFD = (unicodedata.normalize(form, "Salix é/ü.jpg") for form in ("NFC", "NFD"))
 

@@ -1,4 +1,4 @@
-"""The architectures that `common/torch_networks.py` imports, in PyTorch, to compare with.
+"""The architectures that `common/networks/torch_networks.py` imports, in PyTorch, to compare with.
 
     python tests/torch_reference.py ARCHITECTURE CHECKPOINT IMAGES.npy LOGITS.npy
 

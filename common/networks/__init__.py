@@ -16,9 +16,21 @@ import dataclasses
 
 @dataclasses.dataclass
 class Network:
-    """A network: what it computes, and with which numbers."""
+    """A network: its graph and its arrays."""
 
     graph: dict  # as `-symbol.json` holds it; see `graph`
     params: dict  # {name: numpy array} of the weights
     stats: dict  # {name: numpy array} of BatchNorm's running mean and variance
     head: str = None  # the name of the classifier, whose weights are `{head}_weight`
+
+    def with_graph(self, graph):
+        """Return a network with the same arrays and another graph."""
+        return dataclasses.replace(self, graph=graph)
+
+    def with_arrays(self, params, stats):
+        """Return a network with the same graph and other arrays."""
+        return dataclasses.replace(self, params=params, stats=stats)
+
+    def shapes(self):
+        """Return `{name: shape}` of all arrays."""
+        return {name: array.shape for name, array in {**self.params, **self.stats}.items()}

@@ -1,8 +1,8 @@
-"""What fine-tuning changes in a network's graph: the head, the input, the loss, what learns."""
+"""What fine-tuning changes in a network's graph: the head, the input, the loss, what is trained."""
 
 import re
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks.graph import (
     Builder,
     arguments,
@@ -15,6 +15,7 @@ from common.networks.graph import (
 )
 from common.networks.signatures import is_true
 
+WITHOUT_HEAD = ["pool1", "flatten0"]  # the last layers of an import without a classifier
 _INPUTS = ("data", "softmax_label")
 
 
@@ -30,11 +31,13 @@ def classify(builder, features, num_classes, name):
 def find_head(graph):
     """Return `(name of the head, output name of the layer before it)`.
 
-    The head is the last FullyConnected, whatever it is called.
+    The head is the last FullyConnected; None if the network was imported without one.
 
     Raises:
         UserError: the network has no FullyConnected layer.
     """
+    if [node["name"] for node in graph["nodes"][-2:]] == WITHOUT_HEAD:
+        return None, "flatten0_output"
     head = _last_classifier(graph)
     before = graph["nodes"][head["inputs"][0][0]]
     return head["name"], output_of(graph, before["name"])
@@ -57,14 +60,14 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
         graph: any classification network; everything up to its last FullyConnected is kept.
         params: its parameters; the ones that the new network does not use are dropped, by exact
             name, so that VGG's fc6 and fc7 stay.
-        layer_before_fullc: the layer that the head comes after, where it is not the one found.
+        layer_before_fullc: the layer that the head follows, if not the one that is found.
         dropout: share of the features that is dropped in training, 0 to 1.
 
     Returns:
         `(graph, params, name of the head)`; the head's parameters are not in `params`.
 
     Raises:
-        UserError: there is no such layer; names the last layers to choose from.
+        UserError: there is no such layer; the message lists the last layers.
     """
     if layer_before_fullc:
         output = output_of(graph, layer_before_fullc)
@@ -74,11 +77,13 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
                 f" its last ones are: {', '.join(last_layers(graph))}"
             )
         kept = subgraph(graph, output)
+    elif find_head(graph)[0] is None:
+        kept = graph
     else:
         kept = ending_at(graph, _last_classifier(graph)["inputs"][0])
     used = set(arguments(kept))
     head = "fc1"
-    while f"{head}_weight" in used:  # an inner layer of this network has the zoo's head's name
+    while f"{head}_weight" in used:  # an inner layer has the name of the zoo's head
         head = f"new_{head}"
     builder = Builder()
     features = builder.copy_of(kept)
@@ -89,7 +94,7 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
 
 
 def without_label(graph):
-    """Return the network that ends in a plain softmax instead of SoftmaxOutput and its label."""
+    """Return the network with a plain softmax in place of SoftmaxOutput and its label."""
     head = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
     builder = Builder()
     logits = builder.copy_of(ending_at(graph, head["inputs"][0]))
@@ -100,7 +105,7 @@ def without_label(graph):
 
 
 def take_raw_images(graph):
-    """Return the network with a cast behind `data`, so that it takes uint8 as well as float32.
+    """Return the network with a cast after `data`, so that it takes uint8 as well as float32.
 
     uint8 moves a quarter of the bytes from the host to the device.
     """
@@ -117,10 +122,10 @@ def take_raw_images(graph):
 
 
 def normalize_input(graph, mean, std):
-    """Put `(data - mean) / std`, three numbers each, behind the input of a pretrained network.
+    """Insert `(data - mean) / std`, three numbers each, after the input of a pretrained network.
 
-    They become part of the network, and so of every checkpoint: images stay raw wherever they are
-    fed from, in validation and in sub.py too.
+    They become part of the network, and so of every checkpoint: it takes raw images everywhere, in
+    validation and in sub.py too.
     """
     if not any(mean) and set(std) == {1}:
         return graph
@@ -138,9 +143,9 @@ def normalize_input(graph, mean, std):
 
 
 def keep_normalisation(graph, params, stats):
-    """Return only the parameters that are no weights but the input's mean and deviation.
+    """Return only the parameters of the input's normalisation, not the weights.
 
-    Networks imported from PyTorch carry them in a BatchNorm of fixed statistics.
+    Networks imported from PyTorch hold the mean and deviation in a BatchNorm of fixed statistics.
     """
     fixed = {
         name
@@ -155,11 +160,11 @@ def keep_normalisation(graph, params, stats):
     return kept[0], kept[1]
 
 
-# --- The loss, and what learns -------------------------------------------------------------------
+# --- The loss, and what is trained ---------------------------------------------------------------
 
 
 def smooth_labels(graph, share):
-    """Return the network trained with `share` (0 to below 1) of the truth on the other classes.
+    """Return the network trained with `share` (0 to below 1) of each target on the other classes.
 
     Szegedy et al. 2016, arXiv:1512.00567.
     """
@@ -186,7 +191,7 @@ def set_learning_rate_factors(graph, factors):
 def fixed_gammas(graph):
     """Return the names of the gammas that are 1 whatever the optimizer does (`fix_gamma`).
 
-    MXNet still updates them, and sets them back in the next forward pass, unseen by its engine.
+    MXNet still updates them, and resets them in the next forward pass without its engine knowing.
     """
     return {
         inputs[1]
@@ -209,14 +214,14 @@ def _batch_norms(graph):
 def freeze(graph, pattern):
     """Freeze the parameters whose names match a regular expression (`re.match`).
 
-    BatchNorms whose gamma matches are read with their stored mean and variance in training too:
-    a frozen layer must not drift.
+    BatchNorms whose gamma matches use their stored mean and variance in training too, so that a
+    frozen layer does not drift.
 
     Returns:
         `(graph, names of the frozen parameters)`.
 
     Raises:
-        UserError: the pattern is no regular expression, or matches no parameter.
+        UserError: the pattern is not a regular expression, or matches no parameter.
     """
     try:
         matches = re.compile(pattern).match

@@ -5,7 +5,7 @@ import logging
 
 import numpy as np
 
-from common.files import UserError, replacing
+from common.base.files import UserError, replacing
 from common.networks import export_layers, export_shapes
 from common.networks.edits import fixed_gammas, without_label
 from common.networks.onnx_graph import REQUIREMENTS, infer_shapes
@@ -118,11 +118,11 @@ class Exporter:
         self._tensors[name].dims[:] = array.shape  # a scalar stays one
 
     def parameter(self, name):
-        """Return the numbers of a parameter."""
+        """Return the array of a parameter."""
         return np.asarray(self._arrays[name], np.float32)
 
     def shape(self, name):
-        """Return the shape of a tensor, the first size that of one image."""
+        """Return the shape of a tensor, for one image."""
         if name in self._arrays:
             return np.shape(self._arrays[name])
         image = self._value("data", 1, self._image_shape)
@@ -131,7 +131,7 @@ class Exporter:
 
 
 class Layer:
-    """A node of MXNet's graph: its operator by its first name, its attributes as values."""
+    """A node of MXNet's graph: the first name of its operator, its attributes as values."""
 
     def __init__(self, node, inputs):
         self.op = ALIASES.get(node["op"], node["op"])
@@ -157,13 +157,13 @@ class Layer:
         return bool(self.get(key, default))
 
     def sizes(self, key, default):
-        """Return an attribute that has a number for each side of the kernel."""
+        """Return an attribute with one number for each side of the kernel."""
         return list(self.get(key) or [default] * len(self.get("kernel")))
 
     def outputs(self):
-        """Return names for all results of a layer of several."""
+        """Return names for all results of a layer that has several."""
         return [f"{self.name}_{ending}" for ending in output_names(self.op, self._attrs)]
 
     def lacks(self, variant=""):
-        """Return the error of a layer that ONNX has not, or not with such an attribute."""
+        """Return the error for a layer that ONNX lacks, or lacks with such an attribute."""
         return NoCounterpartError(f"{self.op} {self.name}{variant and ' with '}{variant}")

@@ -109,9 +109,9 @@ def _pooling(net, layer):
 
 
 def _pads_to_full(net, data, kernel, stride, pads):
-    """Return the pads with which there are the last windows too, of which a part stands out.
+    """Return pads that also allow the last windows, which reach beyond the image.
 
-    That part counts in no average. ONNX's own ceil_mode differs from runtime to runtime.
+    What lies outside does not count in an average. ONNX's own ceil_mode differs between runtimes.
     """
     sizes = net.shape(data)[2:]
     over = [
@@ -165,7 +165,7 @@ def _leaky_relu(net, layer):
     if kind in ("leaky", "elu"):
         op = {"leaky": "LeakyRelu", "elu": "Elu"}[kind]
         return net.add(op, layer.name, data, alpha=layer.get("slope", 0.25))
-    if kind == "rrelu":  # the slope is random in training, its mean in use
+    if kind == "rrelu":  # the slope is random in training, its mean in prediction
         slope = (layer.get("lower_bound", 0.125) + layer.get("upper_bound", 0.334)) / 2
         return [net.add("LeakyRelu", layer.name, data, alpha=slope)] * 2
     if kind == "prelu":
@@ -230,7 +230,7 @@ def _square(net, layer):
 
 
 def _same(net, layer):
-    """What changes nothing in use. All is computed in float32."""
+    """What changes nothing in prediction. Everything is computed in float32."""
     return layer.inputs[0]
 
 

@@ -4,24 +4,24 @@
      "arg_nodes": [...], "node_row_ptr": [...], "heads": [[node, output, version]],
      "attrs": {"mxnet_version": ["int", 10901]}}
 
-Nodes stand behind their inputs. A node of the operator `null` is a variable: the images, the
+A node follows its inputs. A node of the operator `null` is a variable: the images, the
 labels, a parameter or a state. Attributes are text, as MXNet's Python formats them: "True",
-"(3, 3)", "2e-05". Functions return new graphs and leave those that they are given as they are.
+"(3, 3)", "2e-05". Functions return new graphs and leave those that they are given unchanged.
 
-A state's entries carry a version, which counts the operators that write to it. As in MXNet, a
-variable that was not read from a file remembers the last one: its node's "version", which no
-file holds.
+Each entry of a state carries a version: how many operators have written to the state so far. As in
+MXNet, a variable that was not read from a file remembers the latest one. It is the "version" of
+its node, which files do not hold.
 """
 
 import typing
 
 from common.networks import signatures
 
-MXNET_VERSION = 10901  # whose files are written
+MXNET_VERSION = 10901  # the MXNet that files are written for by default
 
 
 class Entry(typing.NamedTuple):
-    """An output of a node of a `Builder`, which other nodes may take."""
+    """An output of a node of a `Builder`, which other nodes can take as an input."""
 
     node: int
     output: int
@@ -29,7 +29,7 @@ class Entry(typing.NamedTuple):
 
 
 class Builder:
-    """Makes a graph node by node."""
+    """Builds a graph node by node."""
 
     def __init__(self):
         self._nodes = []
@@ -48,7 +48,7 @@ class Builder:
         attribute that is None is left out.
 
         Args:
-            name: None for a name that nobody cares about: `flatten0`.
+            name: None for a generated name, e.g. `flatten0`.
         """
         op = signatures.ALIASES.get(op, op)
         name = name or self.unique(op.lower())
@@ -72,7 +72,7 @@ class Builder:
         return Entry(entry.node, number, 0)
 
     def unique(self, hint):
-        """Return a name as MXNet makes them up: `hint0`, then `hint1`."""
+        """Return a new name in MXNet's style: `hint0`, then `hint1`."""
         number = self._counts[hint] = self._counts.get(hint, -1) + 1
         return f"{hint}{number}"
 
@@ -84,7 +84,7 @@ class Builder:
         return Entry(node + start, output, version)
 
     def graph(self, *heads):
-        """Return the graph of all that the heads need, in MXNet's order: depth first."""
+        """Return the graph of everything that the heads need, in MXNet's order: depth first."""
         return assemble(self._nodes, heads)
 
     def _append(self, op, name, attrs, inputs):
@@ -97,7 +97,7 @@ class Builder:
 
 
 def initialise_inputs(node, nodes):
-    """Note at the variables that `node` reads how MXNet would initialise them."""
+    """Record on the variables that `node` reads how MXNet would initialise them."""
     for position, source in enumerate(node["inputs"]):
         variable = nodes[source[0]]
         value = signatures.initial_value(node["op"], position)
@@ -106,7 +106,7 @@ def initialise_inputs(node, nodes):
 
 
 def _count_writes(node, nodes):
-    """Give the entries that `node` takes the versions of their variables, of states a new one."""
+    """Set the version of each input of `node`; a state that it writes to gets a new one."""
     states = signatures.state_positions(node["op"])
     for position, source in enumerate(node["inputs"]):
         variable = nodes[source[0]]
@@ -117,7 +117,7 @@ def _count_writes(node, nodes):
 
 
 def assemble(nodes, heads, version=MXNET_VERSION):
-    """Return the graph of the nodes that `heads` need, each behind its inputs, depth first."""
+    """Return the graph of the nodes that `heads` need, each after its inputs, depth first."""
     order, number, pending = [], {}, [head[0] for head in reversed(heads)]
     while pending:
         index = pending[-1]
@@ -156,7 +156,7 @@ def _renumbered(node, number):
     return copy
 
 
-# --- Questions -----------------------------------------------------------------------------------
+# --- Queries -------------------------------------------------------------------------------------
 
 
 def arguments(graph):
@@ -180,7 +180,7 @@ def _state_nodes(graph):
 
 
 def outputs(graph):
-    """Return the names of what the graph computes: `softmax_output`."""
+    """Return the names of the graph's outputs: `softmax_output`."""
     return [_entry_name(graph["nodes"][index], output) for index, output, _ in graph["heads"]]
 
 
@@ -200,7 +200,7 @@ def _entry_name(node, output):
     if node["op"] == "null":
         return node["name"]
     endings = signatures.output_names(node["op"], node.get("attrs", {}))
-    ending = endings[output] if output < len(endings) else f"output{output}"  # one that is hidden
+    ending = endings[output] if output < len(endings) else f"output{output}"  # a hidden one
     return f"{node['name']}_{ending}" if node["name"] else ending
 
 
@@ -232,7 +232,7 @@ def ending_at(graph, entry):
 
 
 def replace_variable(graph, name, replacement):
-    """Return the graph in which what another graph computes takes the place of a variable."""
+    """Return the graph with a variable replaced by what another graph computes."""
     start = len(replacement["nodes"])
     nodes = [_shifted(node, 0) for node in replacement["nodes"]]
     nodes += [_shifted(node, start) for node in graph["nodes"]]
@@ -251,7 +251,7 @@ def _is_variable(node, name):
 
 
 def _shifted(node, start):
-    """Return a copy of a node whose inputs are `start` further."""
+    """Return a copy of a node whose inputs have numbers that are `start` higher."""
     copy = {**node, "inputs": [[entry[0] + start, *entry[1:]] for entry in node["inputs"]]}
     if "attrs" in node:
         copy["attrs"] = dict(node["attrs"])
@@ -263,7 +263,7 @@ def _shifted(node, start):
 def edit(graph, changes):
     """Return the graph with other attributes: `{name of a node: {attribute: text}}`.
 
-    As though the graph had been written to a file and read.
+    The result is as if the graph had been written to a file and read again.
     """
     nodes = [{**node, "version": 0} for node in graph["nodes"]]
     for node in nodes:

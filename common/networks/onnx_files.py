@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import Network
 from common.networks.graph import Builder
 from common.networks.onnx_graph import UnsupportedError, read_graph
@@ -19,10 +19,10 @@ def read_network(path, mean, std):
     """Return the `Network` of an image classifier in ONNX.
 
     The result is fed raw RGB, `data` (N, 3, H, W), 0 to 255, and ends in `fc1` and `softmax`.
-    Weights may lie in a second file beside it.
+    Weights may be in a second file beside it.
 
     Args:
-        mean, std: what the original wants subtracted, and divided by, on the scale of 0 to 255.
+        mean, std: what the original subtracts and divides by, on the scale of 0 to 255.
 
     Raises:
         UserError: the onnx package is missing, a file is missing or damaged, or there is an
@@ -51,13 +51,15 @@ def read_network(path, mean, std):
     graph = builder.graph(builder.add("SoftmaxOutput", "softmax", logits))
     for name, array in {**importer.params, **importer.stats}.items():
         if not np.isfinite(array).all():
-            raise UserError(f"{path}: damaged: {name} holds what is not a number; export it again")
+            raise UserError(
+                f"{path}: damaged: {name} holds NaN or infinite values; export it again"
+            )
     params, stats = {**image.params, **importer.params}, {**image.stats, **importer.stats}
     return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
 
 
 def _end_at_logits(path, onnx_graph):
-    """Cut off the softmax that ends a network; it gets MXNet's."""
+    """Remove the softmax at the end of a network; MXNet's replaces it."""
     nodes = {name: node for node in onnx_graph.nodes for name in node.outputs}
     while onnx_graph.output in nodes:
         last = nodes[onnx_graph.output]

@@ -11,14 +11,14 @@ import os
 
 import numpy as np
 
-from common.files import UserError, require_file
+from common.base.files import UserError, require_file
 
 REQUIREMENTS = "requirements/onnx.txt"
 STANDARD_DOMAINS = ("", "ai.onnx")
 
-_OLDEST_OPSET = 7  # those before broadcast otherwise
+_OLDEST_OPSET = 7  # earlier ones broadcast differently
 
-# What stands in for dimensions that the file leaves open: one image of the usual size.
+# Replaces dimensions that the file leaves open: one image of the usual size.
 _DEFAULT_IMAGE = (1, 3, 224, 224)
 _CHANNELS_LAST = (1, 224, 224, 3)
 # Operators that hold graphs, and those whose result differs from call to call.
@@ -35,7 +35,7 @@ LARGEST = float(np.finfo(np.float32).max)
 
 
 class UnsupportedError(Exception):
-    """A node cannot be expressed; says in half a sentence which, and why."""
+    """A node cannot be expressed; the text says which, and why."""
 
     def __init__(self, node, reason):
         super().__init__(f"the operator {node.op} ({reason})")
@@ -115,7 +115,7 @@ def _check_second_file(path, folder, entries):
     """Raise `UserError` where the file that holds a weight is missing, elsewhere or too short."""
     location = entries.get("location", "")
     if os.path.isabs(location) or ".." in location.replace("\\", "/").split("/"):
-        raise UserError(f"{path}: its weights lie outside its folder, in {location}; export again")
+        raise UserError(f"{path}: its weights are outside its folder, in {location}; export again")
     second = os.path.join(folder, location)
     require_file(second, f"it holds the weights of {path}; put both into one folder")
     end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
@@ -124,7 +124,7 @@ def _check_second_file(path, folder, entries):
 
 
 def infer_shapes(onnx, nodes, image, tensors, opsets):
-    """Return `{name: shape}` of what nodes compute from an image, where that can be known.
+    """Return `{name: shape}` of what nodes compute from an image, where it can be inferred.
 
     Args:
         image: the `ValueInfoProto` of the input, of one fixed shape.
@@ -150,7 +150,7 @@ def infer_shapes(onnx, nodes, image, tensors, opsets):
 
 
 class _Folder:
-    """Computes what can be computed before there are images."""
+    """Computes everything that does not depend on the images."""
 
     def __init__(self, onnx, model, image):
         self._onnx = onnx
@@ -163,8 +163,8 @@ class _Folder:
         self._shapes = {}
 
     def fold(self):
-        """Return the graph that is left."""
-        while self._fold_known():  # a reshape's numbers give shapes, and these further numbers
+        """Return the graph of the remaining nodes."""
+        while self._fold_known():  # new constants give shapes, and these new constants
             pass
         onnx = self._onnx
         needed = self._needed()

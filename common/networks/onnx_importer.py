@@ -70,7 +70,7 @@ class Importer:
         return node if node is not None and node.op in ("Gemm", "MatMul") else None
 
     def add(self, op, hint, *entries, **attrs):
-        """Add an operator without parameters under a made-up name: `relu0`."""
+        """Add an operator without parameters, under a generated name: `relu0`."""
         return self.builder.add(op, self.name(hint), *entries, **attrs)
 
     def name(self, hint, weight=""):
@@ -126,7 +126,7 @@ class Importer:
         return self.builder.add(op, name, entry, **attrs)
 
     def fixed(self, hint, array):
-        """Return a variable of a constant, which training leaves alone."""
+        """Return a variable of a constant, which training does not change."""
         name = self.name(hint)
         self.params[name] = np.ascontiguousarray(array, np.float32)
         return self.builder.variable(name, lr_mult=0, wd_mult=0, shape=np.shape(array))

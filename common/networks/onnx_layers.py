@@ -1,4 +1,4 @@
-"""ONNX's layers as MXNet's: those that have weights, and those that look through windows."""
+"""ONNX's layers as MXNet's: those with weights, and those with windows."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from common.networks.onnx_graph import LARGEST, UnsupportedError
 
 
 def _sizes(node, name, default, rank=2):
-    """Return an attribute of a height and a width, or of as many numbers as `rank` says."""
+    """Return an attribute of a height and a width, or of `rank` numbers."""
     values = node.attrs.get(name, [default] * rank)
     if len(values) != rank:
         raise UnsupportedError(node, f"{name} {tuple(values)}")
@@ -147,7 +147,7 @@ def _pool(kind):
             ceil, last = True, first
         if kind == "avg" and first != last and not counts_pads:
             raise UnsupportedError(node, f"with uneven pads {first + last} that are not counted")
-        # There a window would lie wholly in the padding, which PyTorch leaves out and MXNet not.
+        # Here a window would lie wholly in the padding: PyTorch leaves it out, MXNet does not.
         if ceil and any(k < p + s for k, p, s in zip(kernel, first, strides)):
             raise UnsupportedError(node, f"ceil_mode with kernel {kernel}, strides {strides}")
         lowest = -LARGEST if kind == "max" else 0.0

@@ -1,7 +1,7 @@
-"""Files of arrays in MXNet's format, `.params` and `.states`: read with every check, and written.
+"""Files of arrays in MXNet's format, `.params` and `.states`: read with full checks, and written.
 
 What this project writes carries a checksum, in eight bytes of the header that MXNet leaves 0 and
-never looks at.
+does not read.
 """
 
 import math
@@ -11,14 +11,14 @@ import zlib
 
 import numpy as np
 
-from common.files import UserError, replacing, require_file
+from common.base.files import UserError, replacing, require_file
 
 # As MXNet hands bfloat16 to numpy, which has no such type: `.view(np.uint16)` gives the bits.
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])
 
 _LIST_MAGIC = 0x112
 _HEADER = struct.Struct("<QQ")  # magic, checksum or 0
-_SEALED = 0x5EA1ED << 32  # begins a checksum, so that none is 0
+_SEALED = 0x5EA1ED << 32  # the beginning of every checksum, so that none is 0
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
 _DENSE = 0
 _CPU = (1, 0)  # the device that an array was on
@@ -50,7 +50,7 @@ def read(path):
     name is there, and nothing follows: a file that was cut off or overwritten does not pass.
 
     Raises:
-        UserError: the file is damaged, or none of MXNet's.
+        UserError: the file is damaged, or not one of MXNet's.
     """
     require_file(path, "name a file of network parameters (.params)")
     with open(path, "rb") as stream:
@@ -63,11 +63,11 @@ def read(path):
 def write(path, arrays):
     """Write `{name: numpy array}` as MXNet does, and the checksum.
 
-    MXNet writes arrays without dimensions so that nobody can read them again. Here they are
-    written as its newer `npx` functions do.
+    MXNet writes arrays without dimensions in a form that cannot be read again. Here they are
+    written as its newer `npx` functions write them.
 
     Raises:
-        OSError: the disk is full, say; what was there under this name still is.
+        OSError: e.g. the disk is full; a file that had this name stays.
         ValueError: MXNet has no arrays of this type.
     """
     with replacing(path) as temporary:
@@ -84,14 +84,14 @@ def _as_stored(name, array):
 
 
 class _Reader:
-    """Reads a file of arrays from its beginning to its end, and its checksum on the way."""
+    """Reads a file of arrays from beginning to end, and computes its checksum on the way."""
 
     def __init__(self, stream, num_bytes):
         self._stream, self._left = stream, num_bytes
         self._checksum = 0
 
     def read_list(self):
-        """Return {name: array}; ValueError says what is wrong."""
+        """Return {name: array}; a ValueError says what is wrong."""
         start = self._take(8, at_most=True)
         if start.lstrip()[:1] == b"<":
             raise ValueError("is a web page, not network parameters")
@@ -134,7 +134,7 @@ class _Reader:
         return self._read_numbers(shape, _DTYPES[type_flag])
 
     def _read_numbers(self, shape, dtype):
-        """Return an array whose numbers come next, read to where they stay."""
+        """Return an array, whose numbers come next, read right into its memory."""
         if math.prod(shape) * dtype.itemsize > self._left:
             raise ValueError("is cut off")
         array = np.empty(shape, dtype)
@@ -175,7 +175,7 @@ class _Reader:
 
 
 class _Writer:
-    """Writes a file of arrays, and at last its checksum."""
+    """Writes a file of arrays, and finally its checksum."""
 
     def __init__(self, stream):
         self._stream, self._checksum = stream, 0

@@ -2,10 +2,10 @@
 
 
 def reshape_codes(old, new):
-    """Return the codes that turn shape `old` into `new` for any batch size; None without such.
+    """Return the codes that turn shape `old` into `new` for any batch size; None if there are none.
 
-    Where the sizes allow they are copied, joined or split, so that the codes hold for images of
-    another size too; else they are numbers.
+    Where possible, sizes are copied, joined or split, so that the codes also hold for images of
+    another size; else they are numbers.
     """
     if not new or old[0] != new[0]:
         return None
@@ -18,7 +18,7 @@ def reshape_codes(old, new):
         elif old[i:] == rest[:1] or (old[i] == rest[0] and len(rest) > 1):
             codes.append(0)
             i, j = i + 1, j + 1
-        elif len(rest) == 1 and -4 not in codes:  # MXNet computes a -1 behind a -4 wrongly
+        elif len(rest) == 1 and -4 not in codes:  # MXNet computes a -1 after a -4 wrongly
             codes.append(-1)
             j += 1
         elif len(rest) > 1 and old[i] == rest[0] * rest[1]:
@@ -33,7 +33,7 @@ def reshape_codes(old, new):
 
 
 def reshaped(shape, codes):
-    """Return the sizes that MXNet's codes make of `shape`; 0 for the batch, -1 where that is left.
+    """Return the sizes that MXNet's codes make of `shape`; 0 for the batch, -1 for what is left.
 
     The result holds for any batch size, as ONNX writes it.
     """

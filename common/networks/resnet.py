@@ -1,6 +1,6 @@
 """MXNet's pre-activation ResNets (He et al. 2016, arXiv:1603.05027), as its model zoo has them."""
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks.edits import classify
 from common.networks.graph import Builder
 

@@ -1,4 +1,4 @@
-"""What a graph has to know of MXNet's operators: their inputs, states and outputs, by name.
+"""What a graph needs to know about MXNet's operators: their inputs, states and outputs, by name.
 
 An operator that is not named here takes the inputs that it is given and has one output, `output`.
 """
@@ -37,10 +37,10 @@ _INITIAL = {
     ("LeakyReLU", 1): '["Constant", {"value": 0.25}]',
 }
 
-# Operators of any number of inputs, which they are told.
+# Operators that take any number of inputs, given by `num_args`.
 _COUNTED = ("Concat", "add_n", "stack", "Crop", "UpSampling")
 
-# Outputs of which only the first is for others, unless an attribute asks for all.
+# Outputs of which other nodes see only the first, unless an attribute asks for all.
 _HIDDEN_OUTPUTS = {
     **dict.fromkeys(_BATCH_NORMS, ("output", "mean", "var")),
     "_contrib_BatchNormWithReLU": ("output", "mean", "var", "mask"),
@@ -123,12 +123,12 @@ def is_true(value):
 
 
 def takes_any_number(op):
-    """Return whether an operator takes any number of inputs, and `num_args` says how many."""
+    """Return whether an operator takes any number of inputs, given by `num_args`."""
     return op in _COUNTED
 
 
 def input_names(op, attrs):
-    """Return the names of an operator's inputs; () where it takes what it is given."""
+    """Return the names of an operator's inputs; () if it takes any."""
     names = _INPUTS.get(op, ())
     if names[-1:] == ("bias",) and is_true(attrs.get("no_bias", op == "Deconvolution")):
         return names[:-1]
@@ -148,7 +148,7 @@ def initial_value(op, position):
 
 
 def num_outputs(op, attrs, version):
-    """Return how many outputs an operator has, those for its own gradient included."""
+    """Return how many outputs an operator has, including those for its own gradient."""
     if op in _HIDDEN_OUTPUTS:
         return len(_HIDDEN_OUTPUTS[op])
     if op == "Pooling":
@@ -159,13 +159,13 @@ def num_outputs(op, attrs, version):
 
 
 def _keeps_maxima(attrs):
-    """MXNet's oneDNN remembers where in the windows of a max pool the maxima were."""
+    """MXNet's oneDNN keeps the positions of the maxima of a max pool."""
     channels_first = attrs.get("layout", "NCHW")[:2] == "NC"
     return "kernel" in attrs and attrs.get("pool_type", "max") == "max" and channels_first
 
 
 def output_names(op, attrs):
-    """Return the endings of the names of the outputs that others may take: `output`.
+    """Return the endings of the names of the outputs that other nodes may take: `output`.
 
     Raises:
         ValueError: an attribute does not say how many there are.
@@ -196,7 +196,7 @@ def output_names(op, attrs):
 
 
 def _num_parts(attrs):
-    """Parts of equal size, or as many as begin at the indices that are given."""
+    """Return the number of parts: of equal size, or one for each index that is given."""
     sections = int(attrs.get("sections", 0))
     return sections or len([i for i in attrs.get("indices", "0").strip("()[]").split(",") if i])
 

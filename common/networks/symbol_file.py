@@ -1,29 +1,28 @@
-"""A network's `-symbol.json`: read with every check that it needs, and written as MXNet writes it.
+"""A network's `-symbol.json`: read with full checks, and written as MXNet writes it.
 
-Takes what MXNet wrote since 2016, and brings it up to date as MXNet does. What this project writes
-carries a checksum among its attributes, which MXNet passes over.
+Files that MXNet has written since 2016 are read, and updated as MXNet does. What this project
+writes carries a checksum among its attributes, which MXNet ignores.
 """
 
 import json
 import re
 import zlib
 
-from common import operators
-from common.files import UserError, atomic_open, require_file
-from common.networks import signatures
+from common.base.files import UserError, atomic_open, require_file
+from common.networks import operators, signatures
 from common.networks.graph import MXNET_VERSION, assemble, initialise_inputs
 
-# What MXNet writes as it is and cannot read.
+# Characters that MXNet writes without an escape, and then cannot read.
 _UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 _SEAL = re.compile(r'"crc32": \["str", "([^"]*)"\], ')
-_OLDEST = 800  # the version of a graph that says none: 0.8.0
+_OLDEST = 800  # the version of a graph that names none: 0.8.0
 _HIDDEN_KEYS = ("ctx_group", "lr_mult", "wd_mult", "force_mirroring", "mirror_stage")
 _HIDDEN_KEY = re.compile(f"(?:(.+)_)?({'|'.join(_HIDDEN_KEYS)})")
 
 
 def read(path):
-    """Return the graph of a `-symbol.json`, having looked at what its nodes may do.
+    """Return the graph of a `-symbol.json`, after a check of what its nodes may do.
 
     Raises:
         UserError: the file is damaged, or has operators that image networks do not need (some of
@@ -35,9 +34,9 @@ def read(path):
 
 
 def parse(text, where):
-    """Return the graph in the text of a file; `where` is the name of the file for messages.
+    """Return the graph in the text of a file; `where` is the file's name, for messages.
 
-    The nodes are in MXNet's order and under MXNet's names, and of today's format.
+    The nodes have MXNet's order and names, in today's format.
 
     Raises:
         UserError: as `read`.
@@ -48,12 +47,12 @@ def parse(text, where):
         _check_seal(text)
         return _up_to_date(graph)
     except (ValueError, RecursionError) as error:
-        what = "is a web page" if text.lstrip()[:1] == "<" else f"is no network ({error})"
+        what = "is a web page" if text.lstrip()[:1] == "<" else f"is not a network ({error})"
         raise UserError(f"{where}: {what}; fetch or make the file again") from None
 
 
 def write(path, graph, version=MXNET_VERSION):
-    """Write a `-symbol.json` with its checksum; `version` is the MXNet that it is meant for."""
+    """Write a `-symbol.json` with its checksum; `version`: the MXNet that it is written for."""
     with atomic_open(path) as stream:
         stream.write(seal(to_json(graph, version)))
 
@@ -73,63 +72,63 @@ def _check_graph(graph):
         if operator != "null" and operator not in operators.OF_IMAGE_NETWORKS:
             raise ValueError(
                 f"node {index} is a {ascii(operator)[1:-1][:80]}, which is not among the operators"
-                " of image networks (common/operators.py)"
+                " of image networks (common/networks/operators.py)"
             )
         _check_texts(node, index)
         _check_inputs(node.get("inputs"), index, f"node {index}")
         _check_order(node.get("control_deps", []), index)
         subgraphs = node.get("subgraphs", [])  # of quantized networks
         if not isinstance(subgraphs, list):
-            raise ValueError(f"node {index} holds no list of subgraphs")
+            raise ValueError(f"node {index} has subgraphs that are not a list")
         for inner in subgraphs:
             _check_graph(inner)
     _check_inputs(graph["heads"], len(nodes), "heads")
 
 
 def _check_texts(node, index):
-    """Names and attributes are text that MXNet can read again: no control characters."""
+    """Raise ValueError unless names and attributes are text that MXNet can read again."""
     texts = [node["name"]]
     for key in ("attrs", "attr", "param"):
         attributes = node.get(key, {})
         if not isinstance(attributes, dict):
-            raise ValueError(f"node {index} has attributes that are none")
+            raise ValueError(f"node {index} has attributes that are not names with values")
         texts += [*attributes, *attributes.values()]
     for text in texts:
         if not isinstance(text, str) or _UNREADABLE.search(text):
-            raise ValueError(f"node {index} has a name or an attribute that is no text")
+            raise ValueError(f"node {index} has a name or an attribute that is not text")
 
 
 def _check_inputs(inputs, limit, where):
-    """Every input is the output of a node before: no cycles, nothing out of range."""
+    """Raise ValueError unless every input is an output of an earlier node: there are no cycles."""
     if not isinstance(inputs, list) or (where == "heads" and not inputs):
         raise ValueError(f"{where} has no inputs")
     for entry in inputs:
         whole = isinstance(entry, list) and all(type(number) is int for number in entry)
         if not whole or not 2 <= len(entry) <= 3 or not all(number >= 0 for number in entry):
-            raise ValueError(f"{where} takes its input from nowhere")
+            raise ValueError(f"{where} has an input that does not exist")
         if entry[0] >= limit or entry[1] >= 64 or entry[-1] >= 2**31:
-            raise ValueError(f"{where} takes its input from nowhere")
+            raise ValueError(f"{where} has an input that does not exist")
 
 
 def _check_order(indices, limit):
-    """Nodes that a node waits for come before it."""
+    """Raise ValueError unless the nodes that a node waits for come before it."""
     if not isinstance(indices, list) or any(
         type(index) is not int or not 0 <= index < limit for index in indices
     ):
-        raise ValueError(f"node {limit} waits for none before it")
+        raise ValueError(f"node {limit} waits for a node that does not come before it")
 
 
 def seal(text):
     """Return a network's text with its checksum among the attributes.
 
-    Nothing but `parse` looks at it, and who edits the file takes it out.
+    Only `parse` reads it; whoever edits the file removes it.
     """
     start, attributes, rest = text.rpartition('"attrs": {')
     return f'{start}{attributes}"crc32": ["str", "{_crc32(text)}"], {rest}'
 
 
 def _check_seal(text):
-    """Raise ValueError where the text is not the one that was sealed."""
+    """Raise ValueError if the text is not the one that was sealed."""
     sealed = _SEAL.search(text)
     if sealed and sealed.group(1) != _crc32(text.replace(sealed.group(), "")):
         raise ValueError("its content is not what was written (CRC-32)")
@@ -143,7 +142,7 @@ def _crc32(text):
 
 
 def _up_to_date(graph):
-    """Return a checked graph as MXNet holds it once it has read it."""
+    """Return a checked graph as MXNet holds it after reading it."""
     version = _version(graph)
     graph = _canonical(graph)
     nodes = graph["nodes"]
@@ -173,7 +172,7 @@ def _version(graph):
 
 
 def _canonical(graph):
-    """Return a graph with today's keys, operators under their first names, and entries of three."""
+    """Return a graph with today's keys, operators under their first names, entries of three."""
     nodes = []
     for node in graph["nodes"]:
         attributes = [node[key] for key in node if key in ("attrs", "attr")]
@@ -194,7 +193,7 @@ def _without_version(graph):
 
 
 def _hide_attributes(nodes):
-    """Move what is for the optimizer: `weight_lr_mult` of an operator belongs to its weight."""
+    """Move the optimizer's attributes: `weight_lr_mult` of an operator belongs to its weight."""
     for node in nodes:
         attributes = node.get("attrs", {})
         names = signatures.input_names(node["op"], attributes)
@@ -213,7 +212,7 @@ def _hide_attributes(nodes):
 
 
 def _add_missing_inputs(nodes):
-    """Add the states of BatchNorm, which were no part of a graph before 0.9."""
+    """Add the states of BatchNorm, which graphs did not hold before 0.9."""
     for node in [*nodes]:
         names = signatures.input_names(node["op"], node.get("attrs", {}))
         for key in names[len(node["inputs"]) :]:
@@ -224,7 +223,7 @@ def _add_missing_inputs(nodes):
 
 
 def _check_states(node, index, nodes):
-    """Raise ValueError where an operator lacks inputs, or writes to what is no variable."""
+    """Raise ValueError if an operator lacks inputs, or writes to something else than a variable."""
     needed = signatures.input_names(node["op"], node.get("attrs", {}))
     if len(node["inputs"]) < len(needed):
         raise ValueError(f"node {index} has {len(node['inputs'])} inputs and needs {len(needed)}")
@@ -240,14 +239,14 @@ def to_json(graph, version=MXNET_VERSION):
     """Return the text of a graph, byte for byte MXNet's own, without the casts of its AMP.
 
     Args:
-        version: the MXNet whose bytes these are, 10901 or 10500, which leaves the casts in.
+        version: the MXNet whose bytes these are: 10901, or 10500, which keeps the casts.
     """
     nodes = graph["nodes"] if version < 10600 else without_amp_casts(graph["nodes"])
     return _graph_text(assemble(nodes, graph["heads"], version), 0)
 
 
 def without_amp_casts(nodes):
-    """Return nodes that take their inputs from before the casts that MXNet's AMP put there."""
+    """Return the nodes with their inputs taken from before the casts of MXNet's AMP."""
     nodes = [dict(node) for node in nodes]
     for node in nodes:
         inputs = []

@@ -1,10 +1,10 @@
-"""PyTorch's ResNets and EfficientNet-Lite0 in MXNet's operators, with the same numbers."""
+"""PyTorch's ResNets and EfficientNet-Lite0 in MXNet's operators, with the same weights."""
 
 import dataclasses
 
 import numpy as np
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import Network
 from common.networks.graph import Builder
 
@@ -19,7 +19,7 @@ KNOWN_ARCHITECTURES = (
 
 @dataclasses.dataclass
 class _Lite0:
-    """What the weights of an EfficientNet-Lite0 do not tell."""
+    """What the weights of an EfficientNet-Lite0 do not show."""
 
     eps: float
     same_padding: bool  # as TensorFlow pads at stride 2, not as PyTorch
@@ -43,14 +43,15 @@ def build(state, lite0_variant=None):
 
     The architecture is read off the tensors' names and shapes. The network is fed raw RGB images,
     `data` (N, 3, H, W), 0 to 255, uint8 or float32, whatever the original expects: its input
-    normalisation is the first layer, `bn_data`. It ends in `flatten0`, `fc1` and `softmax`.
+    normalisation is the first layer, `bn_data`. It ends in `flatten0`, `fc1` and `softmax`, or in
+    `flatten0` if the state dict has no classifier.
 
     Args:
         state: {name: numpy array}, as from `torch_files.read_state_dict`.
         lite0_variant: a key of `LITE0_VARIANTS`, for timm's EfficientNet-Lite0.
 
     Raises:
-        UserError: the tensors belong to no architecture that is known here.
+        UserError: the tensors do not belong to an architecture that is known here.
     """
     if "conv_stem.weight" in state:
         if lite0_variant not in ("tf_efficientnet_lite0", "efficientnet_lite0"):
@@ -67,8 +68,12 @@ def build(state, lite0_variant=None):
         layers = _Layers(state)
         logits = _resnet(layers)
     else:
-        raise UserError(f"its tensors are of no network known here ({KNOWN_ARCHITECTURES})")
+        raise UserError(
+            f"its tensors are not of a network that is known here ({KNOWN_ARCHITECTURES})"
+        )
     layers.require_all_used()
+    if "fc1_weight" not in layers.params:
+        return Network(layers.net.graph(logits), layers.params, layers.stats)
     graph = layers.net.graph(layers.net.add("SoftmaxOutput", "softmax", logits))
     return Network(graph, layers.params, layers.stats, "fc1")
 
@@ -115,7 +120,7 @@ class _Layers:
         return self._left.pop(key)
 
     def require_all_used(self):
-        """Raise UserError where tensors are left: the network is another one."""
+        """Raise UserError if tensors are left: the network is a different one."""
         if self._left:
             names = ", ".join(sorted(self._left)[:3])
             raise UserError(
@@ -143,7 +148,7 @@ class _Layers:
     def conv(self, x, key, name, stride=1, pad=None, grouped=False):
         """Add a convolution without bias; padding keeps the size unless `pad` is given.
 
-        A `grouped` one has as many channels as filters; how deep its weight is gives the groups.
+        A `grouped` one has as many channels as filters; the depth of its weight gives the groups.
         """
         weight = self.params[f"{name}_weight"] = self.take(f"{key}.weight")
         if weight.ndim != 4:
@@ -170,11 +175,13 @@ class _Layers:
         return self.net.add("BatchNorm", name, x, eps=eps, momentum=0.9, fix_gamma=False)
 
     def head(self, x, key):
-        """Add the mean over the image, `flatten0`, and the classifier `fc1`."""
+        """Add the mean over the image, `flatten0`, and the classifier `fc1` if there is one."""
         x = self.net.add("Pooling", "pool1", x, global_pool=True, pool_type="avg", kernel=(1, 1))
+        x = self.net.add("Flatten", "flatten0", x)
+        if f"{key}.weight" not in self:
+            return x
         weight = self.params["fc1_weight"] = self.take(f"{key}.weight")
         self.params["fc1_bias"] = self.take(f"{key}.bias")
-        x = self.net.add("Flatten", "flatten0", x)
         return self.net.add("FullyConnected", "fc1", x, num_hidden=weight.shape[0])
 
 

@@ -1,4 +1,4 @@
-"""What the fault tests share: the scripts, the seed, the count of what was tried and survived."""
+"""What the fault tests share: the scripts, the seed, and the count of cases tried and survived."""
 
 import random
 
@@ -12,7 +12,7 @@ _tried = {}
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory):
+def scripts(tmp_path_factory, mx):
     """Run a script in a fork of a process that has imported MXNet: see `many_runs.Scripts`."""
     with pytest.MonkeyPatch.context() as patch:
         # The networks of these tests are so small that a second thread only costs time.
@@ -53,7 +53,7 @@ def step(steps, name):
 
 @pytest.fixture
 def cases(request):
-    """Say how many cases a test tries, where it is more than one: `cases(25)`."""
+    """Say how many cases a test tries, if there is more than one: `cases(25)`."""
 
     def count(number):
         _tried[request.node.nodeid] = number
@@ -63,7 +63,7 @@ def cases(request):
 
 @pytest.fixture
 def seeded(request, pytestconfig):
-    """A `random.Random` of the test's name and `--faults-seed`: the same moments every time."""
+    """A `random.Random` seeded by the test's name and `--faults-seed`: reproducible moments."""
     return random.Random(f"{pytestconfig.getoption('--faults-seed')} {request.node.nodeid}")
 
 

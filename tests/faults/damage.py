@@ -1,4 +1,4 @@
-"""What happens to files: bytes flipped, cut short, emptied, swapped, overwritten, replaced."""
+"""Damage to files: bytes flipped, files cut short, emptied, overwritten and replaced."""
 
 import os
 
@@ -31,7 +31,7 @@ def scramble_block(path, rng):
 
 
 def zero_end(path, rng):
-    """Fill the end with zeros, as some file systems do after a loss of power."""
+    """Fill the end with zeros, as some file systems do after a power failure."""
     size = os.path.getsize(path)
     start = rng.randrange(size)
     with open(path, "r+b") as stream:
@@ -40,12 +40,12 @@ def zero_end(path, rng):
 
 
 def cut_short(path, rng):
-    """Leave out the end."""
+    """Cut off the end."""
     os.truncate(path, rng.randrange(1, os.path.getsize(path)))
 
 
 def lengthen(path, rng):
-    """Put the file behind itself, as a copy that was resumed wrongly."""
+    """Append the file to itself, as in a download that was resumed wrongly."""
     with open(path, "r+b") as stream:
         content = stream.read()
         stream.write(content[: rng.randrange(1, len(content) + 1)])
@@ -57,7 +57,7 @@ def empty(path, rng):
 
 
 def swap_kind(path, rng):
-    """Put a file of another kind in its place."""
+    """Replace it by a file of another kind."""
     others = [
         b"<html><body>404 Not Found</body></html>\n",
         b"\x89PNG\r\n\x1a\n" + bytes(64),
@@ -72,25 +72,25 @@ def swap_kind(path, rng):
 
 
 def make_folder(path, rng):
-    """Put a folder in its place."""
+    """Replace it by a folder."""
     os.remove(path)
     os.mkdir(path)
 
 
 def make_link_to_nowhere(path, rng):
-    """Put a symlink in its place that leads to nothing."""
+    """Replace it by a symbolic link that leads to nothing."""
     os.remove(path)
     os.symlink("nothing", path)
 
 
 def make_loop(path, rng):
-    """Put a symlink to itself in its place: root, too, cannot read that."""
+    """Replace it by a symbolic link to itself, which not even root can read."""
     os.remove(path)
     os.symlink(os.path.basename(path), path)
 
 
 def remove(path, rng):
-    """Leave nothing."""
+    """Remove it."""
     os.remove(path)
 
 

@@ -1,6 +1,6 @@
-"""How a run is broken off: by a signal at a moment, before it changes a file, by a limit.
+"""How a run is interrupted: by a signal at some moment, before it changes a file, or by a limit.
 
-A fault is a dictionary, which goes to the process that forks (`many_runs.py`).
+A fault is a dictionary that is sent to the process that forks (`many_runs.py`).
 """
 
 import os
@@ -15,28 +15,28 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 
 
 def at_moment(number, seconds, path=None):
-    """Send a signal so many seconds after the start, or after `path` has appeared."""
+    """Send a signal this many seconds after the start, or after `path` has appeared."""
     return {"signal": int(number), "seconds": seconds, "path": path}
 
 
 def before_change(number):
-    """Kill the run just before it opens for writing, renames or removes a file, the n-th time."""
+    """Kill the run just before its n-th opening for writing, renaming or removal of a file."""
     return {"change": number}
 
 
 def full_before_change(number, ballast, left=0):
-    """Fill the disk up to `left` bytes, with a file `ballast`, before the n-th such change."""
+    """Fill the disk except for `left` bytes with a file `ballast`, before the n-th such change."""
     return {"change": number, "ballast": str(ballast), "left": left}
 
 
 def at_file_size(num_bytes):
-    """Let no file grow over so many bytes, as `ulimit -f` does."""
+    """Let no file grow beyond this many bytes, as `ulimit -f` does."""
     return {"file_size": num_bytes}
 
 
 def launch(folder, command, **options):
     """Start a script in a folder as a process of its own; return its `subprocess.Popen`."""
-    # As in the forks: other threads add in another order, and weights are to be compared.
+    # As in the forks: more threads sum in another order, and the weights are compared.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     name, *arguments = map(str, command)
     program = [sys.executable, os.path.join(ROOT, name), *arguments]
@@ -48,7 +48,7 @@ def launch(folder, command, **options):
 def freeze(folder, path, command):
     """Start a script, and stop it (SIGSTOP) as it is about to open `path` for writing.
 
-    Returns its `subprocess.Popen`; whoever has called this kills it.
+    Returns its `subprocess.Popen`, which the caller has to kill.
     """
     process = launch(folder, ["tests/faults/interruption.py", path, *command])
     _, status = os.waitpid(process.pid, os.WUNTRACED)
@@ -57,7 +57,7 @@ def freeze(folder, path, command):
 
 
 class Signal:
-    """The signal of `at_moment`, for a child that runs."""
+    """The signal of `at_moment`, for a running child."""
 
     def __init__(self, child, case):
         fault = case["fault"]
@@ -67,7 +67,7 @@ class Signal:
         self._start = None if self._path else time.monotonic()
 
     def send_when_due(self):
-        """Send it where it is time; return the seconds until the next look."""
+        """Send it if it is due; return the seconds until the next look."""
         if self._number is None:
             return 0.002
         if self._start is None and os.path.lexists(self._path):
@@ -79,7 +79,7 @@ class Signal:
 
 
 def prepare(case):
-    """Do in the child what the fault asks for, before its script begins."""
+    """Do in the child what the fault requires, before its script begins."""
     fault = case["fault"]
     if "change" in fault:
         count = [0]
@@ -99,16 +99,16 @@ def prepare(case):
 
 
 def fill_disk(ballast, left=0):
-    """Write a file that takes all that is free on its disk but `left` bytes."""
+    """Write a file that takes all free space of its disk except `left` bytes."""
     with open(ballast, "wb") as stream:
         disk = os.fstatvfs(stream.fileno())
         stream.write(bytes(max(0, disk.f_bavail * disk.f_frsize - left)))
 
 
 def _before_each_change(function):
-    """Call `function(path)` before a file is opened for writing, renamed, removed or cut.
+    """Call `function(path)` before a file is opened for writing, renamed, removed or truncated.
 
-    `open()` with an opener is heard twice, and counts once; what is cut while it is open, not.
+    `open()` with an opener is heard twice and counts once. Truncating an open file does not count.
     """
     opened = [None]
 

@@ -1,8 +1,8 @@
-"""Runs the scripts hundreds of times: each in a fork of a process that has imported MXNet already.
+"""Run the scripts hundreds of times, each in a fork of a process that has imported MXNet already.
 
-Starting Python with MXNet takes more than a second, a fork a hundredth. A child is the script: it
-has the flags, the working directory, stdout, stderr and exit status of its own, and ends as Python
-ends. The parent has computed nothing before it forks, so that no thread of MXNet is lost.
+Starting Python with MXNet takes more than a second, a fork a hundredth of that. A child becomes the
+script: it has its own flags, working directory, stdout, stderr and exit status, and ends as Python
+ends. The parent has computed nothing before it forks, so no thread of MXNet is lost.
 """
 
 import gc
@@ -21,8 +21,8 @@ sys.path.insert(0, ROOT)  # this file is also the program that forks
 
 from tests.faults import interruption  # noqa: E402
 
-# status is None where the run took too long and was killed; memory is the peak, in bytes; opened
-# are the files that Python opened, and started the commands that it started, of a watched run.
+# status is None if the run took too long and was killed. memory is the peak in bytes. Of a watched
+# run, opened are the files that Python opened, and started the commands that it started.
 Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds", "opened", "started"])
 
 # Python's audit events: https://docs.python.org/3/library/audit_events.html
@@ -43,20 +43,20 @@ class Scripts:
             encoding="utf-8",
             env={
                 **os.environ,
-                # Nobody downloads anything here: no host has this name.
+                # Nothing is downloaded here: no host has this name.
                 "http_proxy": "http://no.invalid",
                 "https_proxy": "no.invalid",
-                "CUDA_VISIBLE_DEVICES": "",  # what is said about GPUs is that of a machine without
+                "CUDA_VISIBLE_DEVICES": "",  # as on a machine without a GPU
             },
         )
 
     def __call__(
         self, folder, name, *arguments, seconds=60, limit=8 << 30, fault=None, watched=False
     ):
-        """Run `name` (a script, or a module with dots) in `folder`, for so many seconds at most.
+        """Run `name` (a script, or a module with dots) in `folder`, for `seconds` at most.
 
-        `limit` is of the memory that it may ask for, in bytes; `fault` is what is done to the run
-        (`tests/faults/interruption.py`); a run that is `watched` tells what it opened and started.
+        `limit` is the memory that it may ask for, in bytes. `fault` is what happens to the run
+        (`tests/faults/interruption.py`). Of a `watched` run, what it opened and started is noted.
         """
         case = {
             "folder": str(folder),
@@ -89,7 +89,7 @@ class Scripts:
 
 
 def serve():
-    """Run what stdin asks for, a line of JSON a case; a child returns its case."""
+    """Run the cases of stdin, one line of JSON each; a child returns its case."""
     import_what_scripts_need()
     while True:
         line = sys.stdin.readline()
@@ -108,13 +108,13 @@ def import_what_scripts_need():
     os.environ["MPLBACKEND"] = "agg"
     import matplotlib.pyplot  # noqa: F401
 
-    import common.find_mxnet  # noqa: F401
+    import common.engines.mxnet.runtime  # noqa: F401
 
-    gc.freeze()  # else each child's end would walk through all that was imported: 0.3 s
+    gc.freeze()  # else each child would traverse all imported objects at its end: 0.3 s
 
 
 def wait(child, seconds, stop):
-    """Return (exit status, peak of memory in bytes); a child that takes too long is killed."""
+    """Return (exit status, peak memory in bytes); a child that takes too long is killed."""
     end = time.monotonic() + seconds
     while True:
         done, status, usage = os.wait4(child, os.WNOHANG)
@@ -129,7 +129,7 @@ def wait(child, seconds, stop):
 
 
 def watch(path):
-    """Note in a file what Python opens and starts from now on."""
+    """Log to a file what Python opens and starts from now on."""
     events = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     def note(event, arguments):

@@ -1,4 +1,4 @@
-"""The four steps on the sample: their commands, and the files of a run that nothing happens to."""
+"""The four steps on the sample: their commands, and the files of an uninterrupted run."""
 
 import csv
 import io
@@ -15,22 +15,22 @@ from tests.faults.workplace import contents
 
 STEPS = ("lists", "records", "training", "submission")
 
-# What a run leaves under names of its own until the next one; it may be half.
+# What an interrupted run may leave for the next one under names of its own; it may be partial.
 TEMPORARY = re.compile(r"\.tmp-.*|.*\.partial|.*\.journal")
 SECONDS = re.compile("images_per_second|seconds")
 
 
 class Step:
-    """A step that is begun in an empty folder, or over the files of an earlier run.
+    """A step that starts in an empty folder, or over the files of an earlier run.
 
     Attributes:
         command: the script and its flags; `resume` is added after an interruption.
-        status: of a run that ends well.
-        starts: a `Start` in a folder that holds what the step reads only, and one over the files of
-            a run with other flags.
-        outputs: names of the files that it leaves.
-        temporaries: names of files that are there while it writes.
-        all_files: {name: bytes} of what it makes, that which it removes in the end, too.
+        status: the exit status of a successful run.
+        starts: a `Start` in a folder with only what the step reads, and one over the files of a run
+            with other flags.
+        outputs: the names of the files that it leaves.
+        temporaries: the names of files that exist while it writes.
+        all_files: {name: bytes} of all files that it makes, including those that it removes.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Step:
         return place
 
     def run(self, folder, command=None, fault=None):
-        """Run the step in a folder; return what `many_runs.Scripts` does."""
+        """Run the step in a folder; return the `Done` of `many_runs.Scripts`."""
         return self._scripts(folder, *(command or self.command), fault=fault)
 
 
 class Start:
-    """A folder in which a step begins, and what an uninterrupted run makes of it.
+    """A folder in which a step starts, and what an uninterrupted run makes of it.
 
     Attributes:
         contents, finished: {name: bytes} before and after.
-        seconds: that an uninterrupted run takes.
+        seconds: how long an uninterrupted run takes.
     """
 
     def __init__(self, step, folder, is_earlier=False):
@@ -73,19 +73,19 @@ class Start:
         self.finished, self.seconds = contents(place), done.seconds
 
     def copy_to(self, place):
-        """Make `place` such a folder; return its path."""
+        """Copy the folder to `place`; return its path."""
         shutil.rmtree(place, ignore_errors=True)
         shutil.copytree(self._folder, place, symlinks=True)
         return Path(place)
 
     def check_whole(self, folder):
-        """Check that each file under its name is whole: of the earlier run, or of this one."""
+        """Check that every file with a final name is complete: the earlier run's, or this one's."""
         before, after = comparable(self.contents), comparable(self.finished)
         found = comparable(contents(folder))
         for name, content in found.items():
             if TEMPORARY.fullmatch(name):
                 continue
-            if name.endswith("-log.csv"):  # a row an epoch comes to it, and validation to the row
+            if name.endswith("-log.csv"):  # it gets a row every epoch, and the row its validation
                 assert content == before.get(name) or is_beginning(content, after[name])
             elif name.endswith("-curves.png"):
                 assert cv2.imdecode(np.frombuffer(content, np.uint8), 1) is not None
@@ -93,17 +93,17 @@ class Start:
             else:
                 versions = [files.get(name) for files in (before, after, self._step.all_files)]
                 assert content in versions, f"{name}: {content[:500]}"
-        # Records may be absent for a moment, so that no index stands beside another run's records.
+        # Records may be absent for a moment, so that no index is beside another run's records.
         lost = {name for name in before if name not in found and not TEMPORARY.fullmatch(name)}
         assert lost <= {"train.rec", "train.idx", "train.rec.failed.txt"} | set(before) - set(after)
 
     def go_on(self, folder):
-        """Do what the documentation says after an interruption, and check what it comes to.
+        """Do what the documentation says after an interruption, and check the result.
 
-        Returns what the run that goes on said.
+        Returns the `Done` of the run that continues.
         """
         has_begun = contents(folder).get("run-log.csv") != self.contents.get("run-log.csv")
-        # A training that has not begun leaves the earlier one's checkpoints to --resume.
+        # A training run that has not begun leaves the earlier one's checkpoints to --resume.
         resume = self._step.resume if has_begun or not self._is_earlier else []
         done = self._step.run(folder, [*self._step.command, *resume])
         assert done.status == self._step.status, done.stderr
@@ -115,7 +115,7 @@ class Start:
 
 
 def is_beginning(rows, all_rows):
-    """Return whether a log is that of an uninterrupted run at an earlier moment."""
+    """Return whether a log is the beginning of an uninterrupted run's."""
     return len(rows) <= len(all_rows) and all(
         cell in ("", expected[column])
         for row, expected in zip(rows, all_rows)
@@ -124,7 +124,7 @@ def is_beginning(rows, all_rows):
 
 
 def comparable(files):
-    """Return {name: content} without what differs from run to run: times, and `--resume`."""
+    """Return {name: content} without what differs between runs: times, and `--resume`."""
     return {name: _comparable(name, content) for name, content in files.items()}
 
 
@@ -137,7 +137,7 @@ def _comparable(name, content):
     if name.endswith("-config.json"):
         config = json.loads(content)
         del config["started"], config["command"]
-        del config["git_revision"]  # where somebody edits the repository meanwhile
+        del config["git_revision"]  # somebody may edit the repository meanwhile
         del config["flags"]["resume"]
         return json.dumps(config).encode()
     if name.startswith("report-"):
@@ -161,7 +161,7 @@ def make_lists(scripts, sample, folder):
 
 
 def make_records(scripts, sample, folder):
-    """Step 2 in `folder`; two of the photographs are not there."""
+    """Step 2 in `folder`; two of the photographs are missing."""
     lines = (sample / "train.lst").read_text().splitlines(keepends=True)
     lines[20:20] = ["9001\t0\tnowhere.jpg\n"]
     (folder / "train.lst").write_text("".join([*lines, "9002\t0\tno.jpg\n"]))
@@ -190,7 +190,7 @@ def make_training(scripts, sample, folder, tiny_network):
             *("--gpus", "cpu", "--image-shape", "3,32,32", "--batch-size", "16", "--mom", "0.9"),
             *("--num-epochs", "2", "--lr-step-epochs", "1", "--ema", "0.9", "--dropout", "0.3"),
             *("--data-nthreads", "1", "--disp-batches", "1", "--model-prefix", "run"),
-            # Curves take longer to draw than all the rest: one picture less.
+            # Drawing the curves takes longer than everything else: one drawing less.
             *("--seed", "2", "--keep", "1", "--initial-validation", "0"),
         ],
         other=["--seed", "1", "--num-epochs", "3"],
@@ -201,7 +201,7 @@ def make_training(scripts, sample, folder, tiny_network):
 
 
 def make_submission(scripts, sample, folder, trained):
-    """Step 4 in `folder`, on the checkpoints `trained`."""
+    """Step 4 in `folder`, with the checkpoints `trained`."""
     return Step(
         scripts,
         folder,

@@ -1,12 +1,12 @@
 """Every kind of file, damaged in every way, through every script that reads it.
 
-Right is the result of the undamaged file; or one line that names the file, exit status 2 and
-nothing written; or, of a photograph and a record, what the README says: named and passed over.
-Everything else is silently wrong, but for what no reader can help: damage may make another valid
-file, with another digit in a list, another letter in a name, other pixels in a JPEG. Formats with a
-checksum (.params, .states, -symbol.json, .npz, newer .pth, PNG) or a second copy (.idx, .journal)
-tell; the others do not, to any program. There the right result is that of what the file says now,
-and `says` finds that out by other means: Python's json, OpenCV, MXNet's own reader.
+A run is right if it gives the result of the undamaged file; or if it prints one line that names the
+file, exits with status 2 and writes nothing; or if it skips a photograph or record and names it, as
+the README says. Everything else is silently wrong, with one exception: damage may produce another
+valid file, e.g. with another digit in a list, another letter in a name, or other pixels in a JPEG.
+Formats with a checksum (.params, .states, -symbol.json, .npz, newer .pth, PNG) or a second copy
+(.idx, .journal) reveal this. The other formats cannot. For those the right result is that of the
+present content, and `says` determines it by other means: Python's json, OpenCV, MXNet's own reader.
 """
 
 import csv
@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 import pytest
 
-from common.find_mxnet import mx
+from common.engines.mxnet.runtime import mx
 from tests.faults import workplace
 from tests.faults.damage import DAMAGES, flip_byte, flip_early_byte, scramble_block
 from tests.faults.workplace import PREDICT, TRAIN
 
-# What is damaged, the command that reads it, and what tells whether its result is what the file
-# says now. `case` is a Case.
+# What is damaged, the command that reads it, and a function that returns whether the result is that
+# of the file's present content. `case` is a Case.
 Reader = namedtuple("Reader", ["path", "command", "says"], defaults=[lambda case: False])
 Case = namedtuple("Case", ["folder", "reader", "whole", "scripts"])
 
@@ -36,11 +36,11 @@ FRESH = ["fine-tune.py", *TRAIN, "--num-epochs", "1", "--lr-step-epochs", ""]
 ON = ["fine-tune.py", *TRAIN, "--num-epochs", "3", "--lr-step-epochs", ""]
 
 
-# --- What a file says now, by other means --------------------------------------------------------
+# --- The present content of a file, by other means -----------------------------------------------
 
 
 def lists_of_the_json(case):
-    """Return whether each list holds what Python finds in its JSON."""
+    """Return whether each list holds what Python's json reads."""
     for name in workplace.SETS:
         content = json.loads((case.folder / f"{name}2017.json").read_text(encoding="utf-8"))
         rank = {c: i for i, c in enumerate(sorted(c["id"] for c in content["categories"]))}
@@ -50,7 +50,7 @@ def lists_of_the_json(case):
             for image in content["images"]
         ]
         listed = (case.folder / f"{name}.lst").read_text("utf-8").splitlines()
-        if name == "test":  # whose photographs are looked for in test2017/, named so or not
+        if name == "test":  # its photographs are found in test2017/ with and without that name
             lines, listed = (
                 [line.replace("test2017/", "") for line in part] for part in (lines, listed)
             )
@@ -60,7 +60,7 @@ def lists_of_the_json(case):
 
 
 def rows_of_the_json(case):
-    """Return whether the CSV has, for each photograph of the JSON, the row that it always had."""
+    """Return whether the CSV has the usual row for each photograph of the JSON."""
     rows = [dict(csv.reader(io.StringIO(text.decode()))) for text in
             (case.whole["out.csv"], (case.folder / "out.csv").read_bytes())]  # fmt: skip
     row_of = {
@@ -71,7 +71,7 @@ def rows_of_the_json(case):
     return rows[1].keys() == {"id", *(str(image["id"]) for image in images)} and all(
         rows[1][str(image["id"])] == row_of[image["file_name"]]
         for image in images
-        if os.path.exists(case.folder / image["file_name"])  # what is not there is named
+        if os.path.exists(case.folder / image["file_name"])  # missing photographs are named
     )
 
 
@@ -83,7 +83,7 @@ def records_of(folder, name):
 
 
 def records_of_the_list(case):
-    """Return whether MXNet finds in train.rec what the list and the photographs say."""
+    """Return whether MXNet reads from train.rec what the list and the photographs hold."""
     lines = (case.folder / "train.lst").read_text(encoding="utf-8").splitlines()
     expected = []
     for index, label, path in (line.split("\t") for line in lines):
@@ -97,7 +97,7 @@ def records_of_the_list(case):
 
 
 def readable_records(case):
-    """Return whether MXNet and OpenCV read a photograph in each record, of the listed label."""
+    """Return whether MXNet and OpenCV read a photograph with the listed label in each record."""
     name = case.reader.path[: -len(".rec")]
     if not os.path.lexists(case.folder / case.reader.path):
         return name == "val"  # without records sub.py reads the photographs, as its --help says
@@ -110,7 +110,7 @@ def readable_records(case):
 
 
 def index_of_the_records(case):
-    """Return whether the index has the keys that MXNet finds one after another."""
+    """Return whether the index has the keys that MXNet reads from the records in turn."""
     reader, lines = mx.recordio.MXRecordIO(f"{case.folder}/train.rec", "r"), []
     offset, record = reader.tell(), reader.read()
     while record is not None:
@@ -120,7 +120,7 @@ def index_of_the_records(case):
 
 
 def row_of_the_pixels(case):
-    """Return whether the CSV is that of the pixels which OpenCV finds, written as another PNG."""
+    """Return whether the CSV is that of the pixels that OpenCV reads, written as a new PNG."""
     path, output = str(case.folder / case.reader.path), case.folder / "out.csv"
     pixels, said = cv2.imread(path), output.read_bytes()
     if pixels is None:
@@ -132,7 +132,7 @@ def row_of_the_pixels(case):
 
 
 def size_of_the_config(case):
-    """Return whether the CSV is that of the size in the file, typed as a flag."""
+    """Return whether the CSV is that of the size in the file, given as a flag."""
     path, said = case.folder / "run-config.json", (case.folder / "out.csv").read_bytes()
     size = "320"  # as --help says
     if os.path.lexists(path):
@@ -142,7 +142,7 @@ def size_of_the_config(case):
 
 
 def weights_of_the_run(case):
-    """Return whether the log alone is another one: the weights are not made of it."""
+    """Return whether only the log differs: the weights do not depend on it."""
     return (case.folder / "run-0003.params").read_bytes() == case.whole["run-0003.params"]
 
 
@@ -210,7 +210,7 @@ READERS = [
 
 
 def result(folder):
-    """Return what a run leaves that a later one can be held against: no times, no pictures."""
+    """Return what can be compared of a run's files: no times, no pictures."""
     found = workplace.contents(folder)
     for name in [name for name in found if name.endswith(("-curves.png", "-config.json"))]:
         del found[name]
@@ -222,13 +222,13 @@ def result(folder):
 
 @pytest.fixture(scope="module")
 def prepare(challenge, tmp_path_factory):
-    """Make a folder for a case anew; return it."""
+    """Make a new folder for a case; return it."""
     place = tmp_path_factory.mktemp("damaged") / "case"
 
     def copy(reader):
         workplace.copy(challenge, place)
         if reader.command[0] == "fine-tune.py":
-            (place / "val.rec").unlink()  # to validate, and to draw it, takes most of the time
+            (place / "val.rec").unlink()  # validation and its curves take most of the time
         return place
 
     return copy
@@ -236,7 +236,7 @@ def prepare(challenge, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole_results(prepare, scripts):
-    """Return what a reader's command leaves where nothing is damaged; each command runs once."""
+    """Return what a reader's command leaves if nothing is damaged; each command runs once."""
     known = {}
 
     def run(reader):
@@ -252,10 +252,10 @@ def whole_results(prepare, scripts):
 
 
 def fault(case, done, before, after):
-    """Return what is wrong with how a run ended; None where nothing is."""
+    """Return what is wrong with how a run ended, or None."""
     script, name = case.reader.command[0], os.path.basename(case.reader.path)
     said = done.stderr + done.stdout
-    if name.endswith(".idx") and name not in said:  # which of the two is damaged, nobody knows
+    if name.endswith(".idx") and name not in said:  # nobody knows which of the two is damaged
         name = name.replace(".idx", ".rec")
     if done.status is None or done.status < 0:
         return "hangs" if done.status is None else f"dies of signal {-done.status}"
@@ -267,11 +267,11 @@ def fault(case, done, before, after):
         return "does not name the file"
     if done.status == 2:
         lines = [line for line in done.stderr.splitlines() if line.startswith(f"{script}: ")]
-        if script == "common.modelzoo":  # `verify` says it of each network
+        if script == "common.modelzoo":  # `verify` reports it for each network
             lines = [line for line in done.stderr.splitlines() if name in line]
         if len(lines) != 1:
             return "complains in more lines than one"
-        # Training and packing find damaged photographs as they go, and have begun by then.
+        # Training and packing find damaged photographs on the way, and have begun by then.
         begun = {"run-log.csv", "train.rec.journal"}
         written = {key for key in after if after[key] != before.get(key)} - begun
         return "complains, and writes" if written or before.keys() - after.keys() else None
@@ -282,7 +282,7 @@ def fault(case, done, before, after):
 
 
 def try_damages(reader, damages, rng, prepare, whole_results, scripts):
-    """Return how the runs went wrong that a script made of a file with each of the damages."""
+    """Return what went wrong when a script read the file with each of the damages."""
     whole, faults = whole_results(reader), []
     for damage in damages:
         folder = prepare(reader)

@@ -1,4 +1,4 @@
-"""Disks that become full, and file size limits: what is said, what is kept, how it goes on."""
+"""Disks that become full, and file size limits: the messages, what is kept, how a run continues."""
 
 import re
 import subprocess
@@ -26,7 +26,7 @@ def small_disk(tmp_path_factory):
 
 
 def check_complaint(step, start, folder, done, reason):
-    """Check a run that could not write: one line, and no half file."""
+    """Check a run that could not write: one line, and no partial file."""
     assert done.status == 2, done
     assert "Traceback" not in done.stderr
     *others, last = done.stderr.splitlines()
@@ -39,7 +39,7 @@ def check_complaint(step, start, folder, done, reason):
     "name", ["lists", *(pytest.param(n, marks=pytest.mark.slow) for n in STEPS[1:])]
 )
 def test_a_disk_that_is_full_from_any_change_of_a_file_on(step, name, small_disk, seeded, cases):
-    ballast, tried, tells_way_on = small_disk / "ballast", 0, 0
+    ballast, tried, names_resume = small_disk / "ballast", 0, 0
     for number in count(1, 4 if name == "training" else 1):
         start = seeded.choice(step.starts)
         folder = start.copy_to(small_disk / "case")
@@ -49,12 +49,12 @@ def test_a_disk_that_is_full_from_any_change_of_a_file_on(step, name, small_disk
             break
         if done.status != step.status:
             check_complaint(step, start, folder, done, "free some space")
-            tells_way_on += "--resume" in done.stderr
+            names_resume += "--resume" in done.stderr
         ballast.unlink()
         start.go_on(folder)
         tried += 1
     assert tried > 5
-    assert bool(step.resume) == bool(tells_way_on)
+    assert bool(step.resume) == bool(names_resume)
     cases(tried)
 
 

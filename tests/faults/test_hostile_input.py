@@ -1,6 +1,6 @@
-"""Input that was made to do harm: nothing outside the folders is touched, and nothing is run.
+"""Malicious input: nothing outside the folders is touched, and no code is run.
 
-Each payload would make a file named `pwned`; what Python opens and starts is watched.
+Each payload would create a file named `pwned`. What Python opens and starts is watched.
 """
 
 import json
@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from common.files import ROOT
-from common.params_file import seal_symbol
-from common.recordio import frame_record, pack_record
+from common.base.files import ROOT
+from common.data.recordio import frame_record, pack_record
+from common.networks import symbol_file
 from tests.faults import workplace
 from tests.faults.workplace import PREDICT, TRAIN
 
@@ -43,14 +43,14 @@ ODD_NAMES = [
 
 @pytest.fixture
 def folder(challenge, tmp_path):
-    """The challenge anew; beside it lies what is not to be touched."""
+    """A new copy of the challenge; beside it is a file that must not be touched."""
     shutil.copy(challenge / "test2017" / "test1.jpg", tmp_path / "secret.jpg")
     return workplace.copy(challenge, tmp_path / "data")
 
 
 @pytest.fixture
 def run(folder, scripts):
-    """Run a script in the folder, and hold it to the rules for everything."""
+    """Run a script in the folder, and check the rules that apply to every run."""
 
     def call(*command, status=2, **limits):
         before = workplace.contents(folder.parent)
@@ -79,7 +79,7 @@ def run(folder, scripts):
 
 
 def rename(folder, set_name, position, name):
-    """Give a photograph of a set's JSON another name, there."""
+    """Give a photograph another name in the JSON of its set."""
     path = folder / f"{set_name}2017.json"
     content = json.loads(path.read_text())
     content["images"][position]["file_name"] = name
@@ -98,8 +98,10 @@ def rename(folder, set_name, position, name):
 def test_a_name_in_the_json_that_leads_elsewhere_is_refused(folder, run, name, cases):
     cases(2)
     for set_name, command in (("train", LISTS), ("test", SUBMIT)):
+        whole = (folder / f"{set_name}2017.json").read_bytes()
         rename(folder, set_name, 1, name)
         assert f"{set_name}2017.json: image" in run(*command)
+        (folder / f"{set_name}2017.json").write_bytes(whole)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,7 @@ def test_the_name_of_a_category_is_text_in_the_report(folder, run, text):
 
 
 class Payload:
-    """What runs a command when it is unpickled."""
+    """An object that runs a command when it is unpickled."""
 
     def __reduce__(self):
         return os.system, ("touch pwned",)
@@ -241,7 +243,7 @@ def test_an_operator_that_runs_code_or_reads_files_is_refused(folder, run, opera
         else:
             graph["nodes"][-1]["subgraphs"] = [{"nodes": [node], "heads": [[0, 0, 0]]}]
             node["inputs"] = []
-        path.write_text(seal_symbol(json.dumps(graph)))
+        path.write_text(symbol_file.seal(json.dumps(graph)))
         complaint = run(*command)
         assert f"{name}-symbol.json" in complaint and operator in complaint
 
@@ -250,7 +252,7 @@ def test_an_operator_that_runs_code_or_reads_files_is_refused(folder, run, opera
 
 
 def png(width, height, pixels=bytes(1000)):
-    """Return a PNG of one bit a pixel, of a size that its bytes need not hold."""
+    """Return a PNG of one bit per pixel that claims a size which its bytes need not hold."""
 
     def chunk(kind, content):
         check = struct.pack(">I", zlib.crc32(kind + content))
@@ -262,7 +264,7 @@ def png(width, height, pixels=bytes(1000)):
 
 
 def jpeg(width, height, padding=0):
-    """Return a JPEG of a few pixels that claims others, with bytes behind its end."""
+    """Return a JPEG of a few pixels that claims another size, with bytes after its end."""
     data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
     start = data.index(b"\xff\xc0") + 5
     data[start : start + 4] = struct.pack(">HH", height, width)
@@ -303,7 +305,7 @@ def test_an_image_that_claims_to_be_huge_is_named_and_passed_over(folder, run, b
 
 
 def add_record(prefix, key, image):
-    """Put a record of any bytes behind the others."""
+    """Append a record of any bytes."""
     with open(f"{prefix}.rec", "ab") as records, open(f"{prefix}.idx", "a") as index:
         index.write(f"{key}\t{records.tell()}\n")
         records.write(frame_record(pack_record(key, 2.0, image)))

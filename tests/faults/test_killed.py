@@ -1,4 +1,4 @@
-"""Runs that are killed or asked to stop: what lies on the disk, and how they go on."""
+"""Runs that are killed or asked to stop: what is on the disk, and how they continue."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.files import ROOT
+from common.base.files import ROOT
 from tests.faults.interruption import at_moment, before_change, launch
 from tests.faults.steps import STEPS
 
@@ -17,10 +17,10 @@ few_and_many = pytest.mark.parametrize("moments", [1, pytest.param(25, marks=pyt
 
 
 def has_stopped(done, number):
-    """Check what a run says that got a signal; return whether it got it before its end."""
-    assert "Traceback" not in done.stderr, done.stderr
-    if number == signal.SIGKILL or done.status == -number:  # before the script has begun
+    """Check the messages of a run that got a signal; return whether it came before the end."""
+    if number == signal.SIGKILL or done.status == -number:  # while Python imports the script
         return done.status == -number
+    assert "Traceback" not in done.stderr, done.stderr
     if done.status == 128 + number:
         name = "SIGTERM" if number == signal.SIGTERM else "Ctrl-C"
         assert done.stderr.splitlines()[-1].endswith(f": stopped by {name}")
@@ -90,7 +90,7 @@ def test_a_new_training_over_an_earlier_one_goes_on_as_itself(steps, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux's /proc")
 @few_and_many
-def test_ctrl_c_while_mxnet_is_imported_is_one_line(moments, seeded, tmp_path, cases):
+def test_ctrl_c_while_mxnet_is_imported_is_one_line(moments, seeded, tmp_path, cases, mx):
     cases(moments)
     for _ in range(moments):
         process = launch(tmp_path, ["fine-tune.py", "--gpus", "cpu"])
@@ -101,7 +101,7 @@ def test_ctrl_c_while_mxnet_is_imported_is_one_line(moments, seeded, tmp_path, c
         time.sleep(seeded.uniform(0, 0.5))
         process.send_signal(signal.SIGINT)
         said = process.communicate()[1]
-        if process.returncode != 2:  # which is its end: no records are there
+        if process.returncode != 2:  # it reached its end, where it finds no records
             assert process.returncode in (-signal.SIGINT, 130)
             assert said.strip() == "fine-tune.py: stopped by Ctrl-C"
 

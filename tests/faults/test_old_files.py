@@ -1,8 +1,8 @@
-"""Files of other tools and of other years are read, though they carry none of our checksums.
+"""Files of other tools and other years are read, although they have none of our checksums.
 
-A network is written anew in the format of its time, byte for byte; what is trained from it and
-predicted with it must be what the same network gives as this project writes it. `old/` holds what
-`write_with_mxnet` saves where MXNet 1.5.0 and 1.9.1 are installed.
+A network is rewritten in the format of its time, byte for byte. What is trained from it and
+predicted with it must equal the results of the file that this project writes. `old/` holds what
+`write_with_mxnet` saves with MXNet 1.5.0 and 1.9.1.
 """
 
 import csv
@@ -14,11 +14,10 @@ import struct
 import numpy as np
 import pytest
 
-from common.find_mxnet import mx
-from common.image import decode, eval_image, eval_side
+from common.data.image import decode, eval_image, eval_side
+from common.engines.mxnet.runtime import mx
 from tests.faults import workplace
 from tests.faults.workplace import PREDICT, SIZE, TRAIN
-from tests.test_im2rec import peer
 
 OLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "old")
 FINE_TUNE = ["fine-tune.py", *TRAIN, "--num-epochs", "1", "--lr-step-epochs", ""]
@@ -34,7 +33,7 @@ def folder(challenge, tmp_path):
 
 @pytest.fixture
 def run(folder, scripts):
-    """Run a script that has to come to a good end; return what it leaves."""
+    """Run a script that must succeed; return what it leaves."""
 
     def call(*command):
         done = scripts(folder, *command)
@@ -48,7 +47,7 @@ def run(folder, scripts):
 
 
 def write_params(path, arrays, year):
-    """Write `{name: float32 array}` as MXNet did: in 2016 without a magic number for each array."""
+    """Write `{name: float32 array}` as MXNet did: in 2016 without a magic number per array."""
     with open(path, "wb") as stream:
         stream.write(struct.pack("<QQQ", 0x112, 0, len(arrays)))
         for array in arrays.values():
@@ -81,7 +80,7 @@ def old_symbol(text, year):
 
 
 def without_states(graph):
-    """Leave out what was no part of a graph in 2016: versions, and the states of BatchNorm."""
+    """Leave out what was not part of a graph in 2016: versions, and the states of BatchNorm."""
     del graph["attrs"]
     states = {i for i, n in enumerate(graph["nodes"]) if n["name"].endswith(("_mean", "_var"))}
     kept = [i for i in range(len(graph["nodes"])) if i not in states]
@@ -96,7 +95,7 @@ def without_states(graph):
 
 
 def write_as_of(year, folder, prefix, epoch):
-    """Write a checkpoint of this project again, in its place, in the format of a year."""
+    """Rewrite a checkpoint of this project in the format of a year."""
     path = str(folder / f"{prefix}-{epoch:04d}.params")
     arrays = {name: array.asnumpy() for name, array in mx.nd.load(path).items()}
     write_params(path, arrays, year)
@@ -117,7 +116,7 @@ def test_a_network_of_another_year_is_trained_and_predicts_as_ours(folder, run, 
 
 
 def write_with_mxnet(prefix):
-    """Write a tiny network by MXNet alone, as the files in `old/` were; return its prefix."""
+    """Write a tiny network with MXNet alone, like the files in `old/`; return its prefix."""
     body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="conv0")
     body = mx.sym.Activation(mx.sym.BatchNorm(body, name="bn0"), act_type="relu", name="relu0")
     body = mx.sym.Pooling(body, global_pool=True, kernel=(1, 1), pool_type="avg", name="pool0")
@@ -181,7 +180,7 @@ def test_a_checkpoint_that_mxnet_itself_wrote_is_read(folder, run, writer, cases
     [pytest.param(True, marks=SLOW, id="with index"), pytest.param(False, id="without index")],
 )
 def test_records_that_mxnet_s_tool_packed_are_trained_and_predicted_as_ours(
-    folder, run, monkeypatch, with_index, cases
+    folder, run, peer, monkeypatch, with_index, cases
 ):
     cases(3)
     run("im2rec.py", "test", ".")
@@ -191,7 +190,7 @@ def test_records_that_mxnet_s_tool_packed_are_trained_and_predicted_as_ours(
     monkeypatch.chdir(folder)
     for name in ("train", "val", "test"):
         os.remove(f"{name}.rec")
-        peer(monkeypatch, name, ".")
+        peer(name, ".")
         assert os.path.getsize(f"{name}.rec")
         if not with_index:
             os.remove(f"{name}.idx")
@@ -200,8 +199,8 @@ def test_records_that_mxnet_s_tool_packed_are_trained_and_predicted_as_ours(
     assert theirs == ours
 
 
-def test_a_list_that_mxnet_s_tool_made_is_packed(folder, run, monkeypatch):
+def test_a_list_that_mxnet_s_tool_made_is_packed(folder, run, peer, monkeypatch):
     monkeypatch.chdir(folder)
-    peer(monkeypatch, "--list", "--recursive", "theirs", "train_val_images")
+    peer("--list", "--recursive", "theirs", "train_val_images")
     run("im2rec.py", "theirs", "train_val_images")
     assert len((folder / "theirs.idx").read_text().splitlines()) == 18

@@ -1,10 +1,10 @@
-"""Two runs at once with the same output: the second stops, and a crashed one locks nobody out."""
+"""Two runs at once with the same output: the second stops, and a crashed one blocks no other."""
 
 import pytest
 
 from tests.faults.interruption import freeze, launch
 
-# Where the first run stands still, and what the second one says.
+# Where the first run is frozen, and what the second one prints.
 WHILE = {
     "lists": (".tmp-val.lst", "mx_list.py: ./train.lst: another run is writing it"),
     "records": (".tmp-train.rec.failed.txt", "im2rec.py: train.rec: another run is writing it"),

@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from common import checkpoint
-from common.find_mxnet import mx
+from common.networks import checkpoint, graph
 from tests.faults import workplace
 from tests.faults.workplace import PREDICT, TRAIN
+from tests.random_networks import with_random_weights
 
 FINE_TUNE = [
     *("fine-tune.py", *TRAIN, "--pretrained-model", "zoo"),
@@ -29,20 +29,24 @@ COMMANDS = {
     "modelzoo info": INFO,
     "modelzoo import": IMPORT,
 }
-# How many flags take numbers, at least: the search for them is held to something.
+# How many flags take numbers, at least: a check on the search for them.
 LEAST = {"fine-tune": 44, "sub": 5, "mx_list": 2, "im2rec": 6}
-# Whatever a flag counts, none of these is a good number for every one.
+# None of these is a good number for every flag.
 NUMBERS = ["nan", "-inf", "1e308", "1e-320", "-1", "0", str(10**30), ""]
 
-# A command, flags that it is to refuse, and what its line holds.
+# A command, flags that it must refuse, and a part of its message.
 WRONG = [
     (FINE_TUNE, "--batch-size 13", "--batch-size 13: is more than the 12 images of ./train.rec"),
     (FINE_TUNE, "--num-classes 0", "--num-classes 0: must be 1 to"),
     (FINE_TUNE, "--num-classes 5", "--num-classes 5: ./train.rec holds labels up to 5"),
-    (FINE_TUNE, "--lr-step-epochs 1,2,3,4,5", "more steps than the epochs of --num-epochs 4"),
-    (FINE_TUNE, "--lr-step-epochs 2,1", "--lr-step-epochs 2,1: epochs must grow"),
-    (FINE_TUNE, "--lr-step-epochs 0,1", "--lr-step-epochs 0,1: epochs must grow, and begin at 1"),
-    (FINE_TUNE, "--lr-step-epochs 1.5", "--lr-step-epochs 1.5: not epochs apart by commas"),
+    (FINE_TUNE, "--lr-step-epochs 1,2,3,4,5", "more steps than --num-epochs 4 has epochs"),
+    (FINE_TUNE, "--lr-step-epochs 2,1", "--lr-step-epochs 2,1: epochs must increase"),
+    (
+        FINE_TUNE,
+        "--lr-step-epochs 0,1",
+        "--lr-step-epochs 0,1: epochs must increase, and begin at 1",
+    ),
+    (FINE_TUNE, "--lr-step-epochs 1.5", "--lr-step-epochs 1.5: not epochs separated by commas"),
     (FINE_TUNE, "--gpus 7", "--gpus 7: "),
     (FINE_TUNE, "--gpus 0,0", "--gpus 0,0: a device is named twice"),
     (FINE_TUNE, "--gpus two", "--gpus two: not a list of GPUs"),
@@ -50,7 +54,7 @@ WRONG = [
     (FINE_TUNE, "--image-shape 3,0,32", "--image-shape 3,0,32: must be 3,HEIGHT,WIDTH"),
     (FINE_TUNE, "--image-shape 1,32,32", "--image-shape 1,32,32: must be 3,HEIGHT,WIDTH"),
     (FINE_TUNE, "--image-shape 3,99999,99999", "--image-shape 3,99999,99999: must be 3,HEIGHT"),
-    (FINE_TUNE, "--image-shape 3,9999,9999 --batch-size 12", "--batch-size 12: so many images of"),
+    (FINE_TUNE, "--image-shape 3,9999,9999 --batch-size 12", "--batch-size 12: that many images"),
     (FINE_TUNE, "--pretrained-model fixed --image-shape 3,8,8", "this network cannot take such"),
     (FINE_TUNE, "--pretrained-model fixed --image-shape 3,64,64", "fc1_weight is (4, "),
     (FINE_TUNE, "--dtype float8", "--dtype float8: must be one of float32"),
@@ -60,29 +64,33 @@ WRONG = [
     (FINE_TUNE, "--kv-store dist_sync", "--kv-store dist_sync: is started by cluster.sh"),
     (FINE_TUNE, "--load-epoch 9", "run-0009.params: not found; epochs that are there: 1, 2"),
     (FINE_TUNE, "--pretrained-epoch 9", "zoo-0009.params: not found; epochs that are there: 0"),
-    (FINE_TUNE, "--pretrained-model zo", "zo-symbol.json: not found, and zo is no name of the"),
+    (FINE_TUNE, "--pretrained-model zo", "zo-symbol.json: not found, and zo is not a name of the"),
     (FINE_TUNE, "--pretrained-model .", ".-symbol.json: not found"),
-    (FINE_TUNE, "--pretrained-model train.lst", "train.lst-symbol.json: not found"),
+    (FINE_TUNE, "--pretrained-model train.lst", "train.lst: is not a PyTorch checkpoint"),
     (FINE_TUNE, "--model-prefix nowhere/run", "--model-prefix nowhere/run: there is no folder"),
-    (FINE_TUNE, "--model-prefix ./", "--model-prefix ./: add what the names begin with"),
+    (
+        FINE_TUNE,
+        "--model-prefix ./",
+        "--model-prefix ./: add what the names of the files begin with",
+    ),
     (FINE_TUNE, "--data-dir nowhere", "nowhere/train.rec: not found; make it with: sh gen_rec.sh"),
     (FINE_TUNE, "--data-train .", ".: is a folder, not a file"),
-    (FINE_TUNE, "--data-train train.lst", "train.lst: is no RecordIO file"),
+    (FINE_TUNE, "--data-train train.lst", "train.lst: is not a RecordIO file"),
     (FINE_TUNE, "--data-train-idx val.idx", "val.idx: is not the index of ./train.rec"),
-    (FINE_TUNE, "--data-val zoo-0000.params", "zoo-0000.params: is no RecordIO file"),
+    (FINE_TUNE, "--data-val zoo-0000.params", "zoo-0000.params: is not a RecordIO file"),
     (FINE_TUNE, "--layer-before-fullc pool9", "--layer-before-fullc pool9: this network has no"),
     (FINE_TUNE, "--freeze (", "--freeze (: not a regular expression"),
     (FINE_TUNE, "--freeze nothing", "--freeze nothing: matches no parameter"),
     (FINE_TUNE, "--freeze .*", "--freeze .*: matches all parameters"),
     (FINE_TUNE, "--min-random-area 0.9 --max-random-area 0.5", "the least no larger than the"),
     (FINE_TUNE, "--rgb-mean 1,2", "--rgb-mean 1,2: must be three numbers"),
-    (FINE_TUNE, "--rgb-std 1,0,1", "--rgb-std 1,0,1: divides, so it must not be 0"),
-    (FINE_TUNE, "--top-k 0", "--top-k 0: not numbers of 1 and more"),
+    (FINE_TUNE, "--rgb-std 1,0,1", "--rgb-std 1,0,1: must not be 0: colours"),
+    (FINE_TUNE, "--top-k 0", "--top-k 0: not whole numbers from 1 on"),
     (FINE_TUNE, "--preview .", "--preview .: must end in .png or .jpg"),
     (FINE_TUNE, "--preview sheet.txt", "--preview sheet.txt: must end in .png or .jpg"),
     (FINE_TUNE, "--no-such-flag", "unrecognized arguments: --no-such-flag"),
     (SUBMIT, "--crop-size 99999", "--crop-size 99999: must be 1 to 10000"),
-    (SUBMIT, "--crop-size 9999 --batch-size 16", "--batch-size 16: so many images of 9999x9999"),
+    (SUBMIT, "--crop-size 9999 --batch-size 16", "--batch-size 16: that many images of 9999x9999"),
     (SUBMIT, "--resize 99999", "--resize 99999: must be 1 to 20000"),
     (SUBMIT, "--crops 3", "--crops: invalid choice"),
     (SUBMIT, "--weights 1,2", "--weights: must be 1 positive numbers"),
@@ -121,34 +129,37 @@ WRONG = [
     (IMPORT, "--name ../x", "--name ../x: must be a name, without a folder"),
     (IMPORT, "--mean 1,2", "three numbers"),
     (["common.modelzoo", "import", "train.rec", "--name", "x"], "", "train.rec: "),
-    (["common.modelzoo", "fetch", "resnet-153"], "", "resnet-153: no name of the catalogue"),
-    (["common.modelzoo", "verify", "--model-dir", "test2017"], "", "test2017: holds no network"),
+    (["common.modelzoo", "fetch", "resnet-153"], "", "resnet-153: not in the catalogue"),
+    (
+        ["common.modelzoo", "verify", "--model-dir", "test2017"],
+        "",
+        "test2017: holds no network",
+    ),
 ]
 
 
 @pytest.fixture
 def place(challenge, tmp_path):
-    """The challenge anew, and the network `fixed`."""
+    """A new copy of the challenge, and the network `fixed`."""
     folder = workplace.copy(challenge, tmp_path / "data")
     save_network_of_fixed_size(str(folder / "fixed"))
     return folder
 
 
 def save_network_of_fixed_size(prefix):
-    """Save a network that takes images of 16 pixels and more, and weights for 224."""
-    body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=2, kernel=(3, 3), name="conv0")
-    body = mx.sym.Pooling(body, kernel=(14, 14), stride=(14, 14), pool_type="avg", name="pool0")
-    body = mx.sym.FullyConnected(mx.sym.Flatten(body), num_hidden=4, name="fc1")
-    body = mx.sym.FullyConnected(body, num_hidden=6, name="fc2")
-    symbol = mx.sym.SoftmaxOutput(body, name="softmax")
-    shapes, _, _ = symbol.infer_shape(data=(1, 3, 224, 224))
-    arrays = dict(zip(symbol.list_arguments(), map(mx.nd.ones, shapes)))
-    del arrays["data"], arrays["softmax_label"]
-    checkpoint.save(prefix, 0, symbol, arrays, {})
+    """Save a network that takes images of 16 pixels or more, with weights for 224."""
+    net = graph.Builder()
+    body = net.add("Convolution", "conv0", net.variable("data"), num_filter=2, kernel=(3, 3))
+    size = {"kernel": (14, 14), "stride": (14, 14)}
+    body = net.add("Pooling", "pool0", body, pool_type="avg", **size)
+    body = net.add("FullyConnected", "fc1", net.add("Flatten", None, body), num_hidden=4)
+    body = net.add("FullyConnected", "fc2", body, num_hidden=6)
+    fixed = net.graph(net.add("SoftmaxOutput", "softmax", body))
+    checkpoint.save(prefix, 0, with_random_weights(fixed, 224, 1))
 
 
 def fault(done):
-    """Return what is wrong with how a command was refused; None where it was well, or taken."""
+    """Return what is wrong with how a command was refused; None if it was refused well, or ran."""
     if done.status is None or done.status < 0:
         return "hangs or dies"
     if "Traceback" in done.stderr or done.status not in (0, 2):
@@ -160,13 +171,13 @@ def fault(done):
 
 
 def flags_of(scripts, place, command):
-    """Return the flags that a script's `--help` tells of."""
+    """Return the flags that a script's `--help` shows."""
     name = command[: 2 if command[0] == "common.modelzoo" else 1]
     return re.findall(r"^  (--[a-z0-9-]+) ", scripts(place, *name, "--help").stdout, re.MULTILINE)
 
 
 def try_numbers(scripts, place, command, pairs):
-    """Return how a command went wrong with each flag and number."""
+    """Return what went wrong with a command for each flag and number."""
     faults, before = [], workplace.contents(place)
     for flag, number in pairs:
         done = scripts(place, *command, f"{flag}={number}", seconds=40)
@@ -193,7 +204,7 @@ def test_every_number_that_makes_no_sense_is_one_line(name, place, scripts, case
     flags = [
         flag
         for flag in flags_of(scripts, place, command)
-        if "'ten' is no" in scripts(place, *command, f"{flag}=ten").stderr
+        if "'ten' is not a" in scripts(place, *command, f"{flag}=ten").stderr
     ]
     assert len(flags) >= LEAST.get(name, 1)
     pairs = [(flag, number) for flag in flags for number in NUMBERS]
@@ -202,7 +213,7 @@ def test_every_number_that_makes_no_sense_is_one_line(name, place, scripts, case
 
 
 def try_rows(scripts, place, rows):
-    """Return how commands went wrong that are to be refused; hold all to writing nothing."""
+    """Return what went wrong with commands that must be refused, and must write nothing."""
     before, faults = workplace.contents(place), []
     for command, flags, expected in rows:
         done = scripts(place, *command, *flags.split(), seconds=20)

@@ -7,9 +7,10 @@ import shutil
 import cv2
 import numpy as np
 
-from common import checkpoint, network
-from common.find_mxnet import mx
-from common.torch_networks import build
+from common.networks import checkpoint
+from common.networks.resnet import build_resnet
+from common.networks.torch_networks import build
+from tests.random_networks import for_raw_images, with_random_weights
 from tests.torch_writer import Tensor, save_legacy, save_safetensors, save_zip
 
 SIZE = 32
@@ -47,14 +48,14 @@ def _call(scripts, folder, *command):
 
 
 def copy(source, target):
-    """Copy the folder for one case; the target is made anew."""
+    """Copy the folder for one case; what is at the target is removed first."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
     return target
 
 
 def contents(folder):
-    """Return {name: bytes} of all files below a folder; what is no file has a word for it."""
+    """Return {name: bytes} of all files below a folder; `b"no file"` for what is not a file."""
     found = {}
     for place, _, names in os.walk(folder):
         for name in names:
@@ -80,7 +81,7 @@ def _write_photographs(folder):
         images, annotations = [], []
         for i in range(count):
             start = "test2017" if name == "test" else f"train_val_images/Group {i % 2}"
-            # JPEG and PNG; ids of one length, so that a cut leaves an id that there is
+            # JPEG and PNG; ids of one length, so that a cut leaves an id that exists
             path = f"{start}/{name}{i}.{'png' if i == 3 else 'jpg'}"
             _paint(os.path.join(folder, path), image_id)
             images.append({"id": image_id, "file_name": path})
@@ -102,14 +103,10 @@ def _paint(path, seed):
 
 
 def _write_networks(folder):
-    mx.random.seed(5)
-    symbol = network.build_resnet(10, 9, width=2)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", (1, 3, SIZE, SIZE))], [("softmax_label", (1,))])
-    module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
-    arg_params, aux_params = module.get_params()
-    aux_params["bn_data_moving_mean"][:], aux_params["bn_data_moving_var"][:] = 120, 3600
-    checkpoint.save(os.path.join(folder, "zoo"), 0, symbol, arg_params, aux_params)
+    network = with_random_weights(
+        build_resnet(10, 9, width=2), SIZE, 5, rnd_type="gaussian", factor_type="in", magnitude=2
+    )
+    checkpoint.save(os.path.join(folder, "zoo"), 0, for_raw_images(network))
     state = _torch_resnet()
     save_zip(os.path.join(folder, "zip.pth"), state)
     save_legacy(os.path.join(folder, "legacy.pth"), state)
@@ -119,7 +116,7 @@ def _write_networks(folder):
 
 
 def _torch_resnet(width=4, num_classes=9):
-    """Return the state dict of a ResNet of four units as torchvision names it."""
+    """Return the state dict of a ResNet of four units with torchvision's names."""
     random, state = np.random.RandomState(0), {}
 
     def add(name, *shape):

@@ -2,12 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import edits, symbol_file
 from common.networks.graph import Builder, arguments
-from common.networks.resnet import RESNET_UNITS, build_resnet
+from common.networks.resnet import build_resnet
 
 NOTHING, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # as the flags give them
 MEAN, STD = (120.5, 0.0, 100.0), (60.0, 1.0, 2.5)
@@ -39,13 +40,10 @@ def read(mx, graph, text):
     return mx.sym.load_json(text(graph)), symbol_file.parse(text(graph), "net")
 
 
-@pytest.mark.parametrize("num_layers", RESNET_UNITS)
-def test_resnets_are_the_same_byte_for_byte(peer, text, num_layers):
-    assert text(build_resnet(num_layers, 7)) == peer.build_resnet(num_layers, 7).tojson()
-
-
 @pytest.mark.parametrize("from_file", [False, True])
 def test_every_edit_is_the_same_byte_for_byte(mx, peer, text, from_file):
+    from common.engines.mxnet.precision import convert
+
     graph = build_resnet(18, 9, width=8)
     symbol = peer.build_resnet(18, 9, width=8)
     if from_file:
@@ -61,6 +59,7 @@ def test_every_edit_is_the_same_byte_for_byte(mx, peer, text, from_file):
     ):
         ours = getattr(edits, name)(graph, *arguments_)
         assert text(ours) == getattr(peer, name)(symbol, *arguments_).tojson(), name
+    assert text(convert(graph, "float16", (3, 64, 64))) == peer.to_float16(symbol).tojson()
     for pattern in ("conv0|bn|stage1", "bn_data_gamma", ".*_weight"):
         ours, names = edits.freeze(graph, pattern)
         theirs, their_names = peer.freeze(symbol, pattern)
@@ -115,8 +114,10 @@ def test_a_network_without_fully_connected_layer_says_what_to_do():
 
 
 def test_a_wrong_layer_gets_the_last_layers_to_choose_from():
+    graph = build_resnet(18, 7)
     with pytest.raises(UserError, match=r"flaten0: .* bn1, relu1, pool1, flatten0, fc1, softmax"):
-        edits.swap_head(build_resnet(18, 7), {}, 3, layer_before_fullc="flaten0")
+        edits.swap_head(graph, {}, 3, layer_before_fullc="flaten0")
+    assert edits.swap_head(graph, {}, 3, layer_before_fullc="pool1")[2] == "fc1"
 
 
 def test_an_inner_layer_of_the_heads_name_keeps_its_weights():
@@ -144,6 +145,39 @@ def test_a_pattern_that_freezes_nothing_or_all_is_refused():
             edits.freeze(graph, pattern)
 
 
-def test_an_unknown_depth_is_refused():
-    with pytest.raises(UserError, match="a ResNet has 10, 18, 34, 50, 101, 152 layers, not 20"):
-        build_resnet(20, 3)
+def test_the_head_is_found_and_swapped():
+    graph = build_resnet(10, 7, width=8)
+    weights = {name: np.zeros(1) for name in arguments(graph) if name != "data"}
+    swapped, kept, head = edits.swap_head(graph, weights, num_classes=3)
+    assert edits.find_head(graph) == ("fc1", "flatten0_output")
+    assert head == "fc1"
+    assert attributes_of(swapped)["fc1"] == {"num_hidden": "3"}
+    assert set(weights) - set(kept) == {"fc1_weight", "fc1_bias", "softmax_label"}
+
+
+def attributes_of(graph):
+    """{name of a node: its attributes}."""
+    return {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
+
+
+def test_dropout_is_put_before_the_head_alone():
+    graph, _, _ = edits.swap_head(build_resnet(10, 7, width=8), {}, 3, dropout=0.25)
+    (dropout,) = [node for node in graph["nodes"] if node["op"] == "Dropout"]
+    assert float(dropout["attrs"]["p"]) == 0.25
+    assert edits.find_head(graph) == ("fc1", f"{dropout['name']}_output")
+
+
+def test_frozen_layers_do_not_drift():
+    frozen, names = edits.freeze(build_resnet(10, 4, width=8), "conv0|bn|stage1")
+    assert "stage1_unit1_conv1_weight" in names
+    assert "stage2_unit1_conv1_weight" not in names
+    assert attributes_of(frozen)["stage1_unit1_bn1"]["use_global_stats"] == "True"
+    assert "use_global_stats" not in attributes_of(frozen)["stage2_unit1_bn1"]
+
+
+def test_a_frozen_batch_norm_of_gluon_does_not_drift_either(mx):
+    block = mx.gluon.model_zoo.vision.get_model("resnet18_v1")
+    text = block(mx.sym.Variable("data")).tojson()  # batchnorm0_fwd has a batchnorm0_gamma
+    frozen, _ = edits.freeze(symbol_file.parse(text, "resnet18"), ".*batchnorm0_")
+    kept = [node for node in frozen["nodes"] if node["name"].endswith("batchnorm0_fwd")]
+    assert kept and all(node["attrs"]["use_global_stats"] == "True" for node in kept)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import Network, export, onnx_files
 from common.networks.edits import without_label
 from common.networks.graph import Builder
@@ -15,7 +15,7 @@ runtime = pytest.importorskip("onnxruntime")
 
 
 def network(mx, *layers, size=8):
-    """A network of (operator, attributes), one behind the other, with weights of its own.
+    """A network of (operator, attributes), one after the other, with weights of its own.
 
     In place of attributes, a function adds what it likes to the builder and the entry so far.
     """

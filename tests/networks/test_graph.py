@@ -159,11 +159,8 @@ def test_a_graph_is_cut_at_any_output_as_mxnet_cuts_it(mx, version):
 
 
 @pytest.mark.parametrize("name", ["data", "bn0_moving_mean", "fc1_weight", "softmax_label"])
-def test_a_variable_is_replaced_as_mxnet_replaces_it(mx, version, name):
-    with mx.name.NameManager():
-        from common import network
-
-        symbol = network.build_resnet(10, 3, width=4)
+def test_a_variable_is_replaced_as_mxnet_replaces_it(mx, peer, version, name):
+    symbol = peer.build_resnet(10, 3, width=4)
     graph = build_resnet(10, 3, width=4)
     for net, theirs in (
         ("variable", mx.sym.Variable("x")),

@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import export, onnx_files, symbol_file
 
 onnx = pytest.importorskip("onnx")
@@ -361,7 +361,7 @@ def test_a_second_file_elsewhere_is_not_opened(tmp_path):
         if entry.key == "location":
             entry.value = "../net.onnx.data"
     onnx.save(model, path)
-    with pytest.raises(UserError, match=r"its weights lie outside its folder, in \.\./net"):
+    with pytest.raises(UserError, match=r"its weights are outside its folder, in \.\./net"):
         onnx_files.read_network(path, MEAN, STD)
 
 
@@ -436,7 +436,7 @@ def test_what_is_no_classifier_of_photographs_is_named(opset, channels, said, tm
 
 def test_a_weight_that_is_not_a_number_is_named(tmp_path):
     path = write(tmp_path / "net.onnx", one("Conv", "x w"), w=weights(4, 3, 3, 3) * np.nan)
-    with pytest.raises(UserError, match="damaged: conv0_weight holds what is not a number"):
+    with pytest.raises(UserError, match="damaged: conv0_weight holds NaN or infinite values"):
         onnx_files.read_network(path, MEAN, STD)
 
 

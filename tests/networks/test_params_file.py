@@ -1,15 +1,16 @@
 """Files of arrays: the same bytes as MXNet's, read by each other; damage is found."""
 
+import os
 import struct
 import zlib
 
 import numpy as np
 import pytest
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import params_file
 from common.networks.params_file import BFLOAT16
-from tests.conftest import limit_file_size
+from tests.conftest import ROOT, limit_file_size
 
 ARRAYS = {
     "arg:weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -73,13 +74,12 @@ def test_bfloat16_is_mxnets_byte_for_byte(mx, path, tmp_path):
     np.testing.assert_array_equal(loaded.astype("float32").asnumpy(), [[1, 2.5], [3, -4]])
 
 
-def test_the_checksum_is_the_one_of_earlier_checkpoints(mx, path, tmp_path):
-    from common import checkpoint
-
-    earlier = tmp_path / "earlier.params"
-    arrays = {name: mx.nd.array(array, dtype=array.dtype) for name, array in ARRAYS.items()}
-    checkpoint.save_arrays(str(earlier), arrays)
-    assert earlier.read_bytes() == path.read_bytes()
+def test_the_file_is_mxnets_with_a_checksum(mx, path, tmp_path):
+    theirs = tmp_path / "theirs.params"
+    mx.nd.save(str(theirs), {n: mx.nd.array(a, dtype=a.dtype) for n, a in ARRAYS.items()})
+    data = theirs.read_bytes()
+    checksum = struct.pack("<Q", 0x5EA1ED << 32 | zlib.crc32(data[16:]))
+    assert path.read_bytes() == data[:8] + checksum + data[16:]
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int16", "uint16", "uint32", "uint64", BFLOAT16])
@@ -107,7 +107,7 @@ def test_a_type_that_no_file_holds_is_refused(path):
 
 
 @pytest.mark.parametrize("magic", [None, 0xF993FAC8])
-def test_files_of_2016_and_2017_are_read(path, magic):
+def test_files_of_2016_and_2017_are_read_as_mxnet_reads_them(mx, path, magic):
     size = "q" if magic else "I"
     start = b"" if magic is None else struct.pack("<I", magic)
     array = start + struct.pack(f"<I2{size}", 2, 2, 3) + struct.pack("<iii", 1, 0, 0)
@@ -115,6 +115,15 @@ def test_files_of_2016_and_2017_are_read(path, magic):
     path.write_bytes(struct.pack("<QQQ", 0x112, 0, 1) + array + data + name)
     read = params_file.read(str(path))
     assert_equal(read, {"arg:w": np.arange(6, dtype=np.float32).reshape(2, 3)})
+    assert_equal(read, {n: array.asnumpy() for n, array in mx.nd.load(str(path)).items()})
+
+
+@pytest.mark.parametrize("writer", ["mxnet-1.5.0", "mxnet-1.9.1"])
+def test_a_file_that_an_mxnet_wrote_is_read_as_mxnet_reads_it(mx, writer):
+    name = os.path.join(ROOT, "tests", "faults", "old", f"{writer}-0001.params")
+    read = params_file.read(name)
+    assert {key.partition(":")[0] for key in read} == {"arg", "aux"}
+    assert_equal(read, {n: array.asnumpy() for n, array in mx.nd.load(name).items()})
 
 
 def test_a_file_cut_off_anywhere_is_refused(path):
@@ -137,7 +146,7 @@ def test_any_flipped_bit_is_found_by_the_checksum(path):
 
 def test_a_flipped_byte_in_a_header_is_refused_without_a_checksum(path):
     whole = without_checksum(path.read_bytes())
-    for position in [*range(8), *range(16, 24 + 4 + 4 + 4 + 16 + 4)]:
+    for position in range(24 + 4 + 4 + 4 + 16 + 4):  # the list's header and the first array's
         flipped = bytearray(whole)
         flipped[position] ^= 0xFF
         path.write_bytes(flipped)
@@ -195,7 +204,7 @@ def test_a_full_disk_is_named_and_leaves_the_older_file(python, path):
         f"""
         import numpy as np
         from common.networks import params_file
-        from common.script import run_script
+        from common.base.script import run_script
         run_script(lambda: params_file.write({str(path)!r}, {{"a": np.ones(10_000)}}))
         """,
         preexec_fn=limit_file_size,

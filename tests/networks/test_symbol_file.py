@@ -1,20 +1,22 @@
-"""A network's definition: the same bytes as MXNet's, whatever year it is of; damage is named."""
+"""A network's definition: the same bytes as MXNet's, of any year; damage is named."""
 
 import contextlib
 import functools
 import json
 import operator as operators
 import os
+import zlib
 from random import Random
 
 import numpy as np
 import pytest
 
-from common.files import UserError
+from common.base.files import UserError
 from common.networks import edits, symbol_file
 from common.networks.graph import Builder, arguments, auxiliary_states, internals, outputs
 from common.networks.resnet import build_resnet
 from tests.conftest import ROOT
+from tests.random_networks import with_random_weights
 
 OLD = os.path.join(ROOT, "tests", "faults", "old")
 
@@ -58,16 +60,16 @@ def test_what_is_written_is_read(path):
     assert symbol_file.to_json(read, 10500).endswith('{"mxnet_version": ["int", 10500]}\n}')
 
 
-def test_the_file_is_the_one_of_earlier_checkpoints(mx, version, tmp_path):
-    from common import checkpoint, network
-
-    with mx.name.NameManager():
-        checkpoint.save(str(tmp_path / "net"), 1, network.build_resnet(18, 5), {}, {})
+def test_the_file_is_mxnets_with_a_checksum(peer, version, tmp_path):
     symbol_file.write(str(tmp_path / "ours.json"), build_resnet(18, 5), version)
-    ours, theirs = tmp_path / "ours.json", tmp_path / "net-symbol.json"
-    assert ours.read_bytes() == theirs.read_bytes()
-    read = symbol_file.read(str(theirs))
-    assert symbol_file.seal(symbol_file.to_json(read, version)) == theirs.read_text()
+    theirs = peer.build_resnet(18, 5).tojson()
+    sealed = theirs.replace(
+        '"attrs": {"mxnet_version"',
+        f'"attrs": {{"crc32": ["str", "{zlib.crc32(theirs.encode()):08x}"], "mxnet_version"',
+    )
+    assert (tmp_path / "ours.json").read_text() == sealed
+    read = symbol_file.read(str(tmp_path / "ours.json"))
+    assert symbol_file.seal(symbol_file.to_json(read, version)) == sealed
 
 
 def zoo():
@@ -77,9 +79,7 @@ def zoo():
 
 
 @pytest.mark.parametrize("name", zoo())
-def test_gluons_networks_are_read_written_and_edited_as_mxnet_does(mx, version, name):
-    from common import network
-
+def test_gluons_networks_are_read_written_and_edited_as_mxnet_does(mx, peer, version, name):
     block = mx.gluon.model_zoo.vision.get_model(name, prefix="net_")
     text = block(mx.sym.Variable("data")).tojson()
     symbol, graph = mx.sym.load_json(text), symbol_file.parse(text, name)
@@ -88,13 +88,13 @@ def test_gluons_networks_are_read_written_and_edited_as_mxnet_does(mx, version, 
     assert auxiliary_states(graph) == symbol.list_auxiliary_states()
     assert list(internals(graph)) == symbol.get_internals().list_outputs()
     if "FullyConnected" in text:
-        assert edits.find_head(graph) == network.find_head(symbol)
-        symbol, kept, head = network.swap_head(symbol, {}, 3)
+        assert edits.find_head(graph) == peer.find_head(symbol)
+        symbol, kept, head = peer.swap_head(symbol, {}, 3)
         graph, *rest = edits.swap_head(graph, {}, 3)
         assert rest == [kept, head]
-    symbol, graph = network.take_raw_images(symbol), edits.take_raw_images(graph)
+    symbol, graph = peer.take_raw_images(symbol), edits.take_raw_images(graph)
     assert symbol_file.to_json(graph, version) == symbol.tojson()
-    assert edits.fixed_gammas(graph) == network.fixed_gammas(symbol)
+    assert edits.fixed_gammas(graph) == peer.fixed_gammas(symbol)
 
 
 @pytest.mark.parametrize("year", ["2016", "2017", "1.5.0"])
@@ -191,16 +191,15 @@ def test_casts_of_mxnets_amp_are_left_out_where_mxnet_leaves_them_out(mx, versio
 def test_a_network_in_int8_is_the_same_byte_for_byte(mx, version):
     if version < 10900:
         pytest.skip("this MXNet does not fuse layers")
-    from common import network, quantize
+    from common.engines.mxnet.precision import to_symbol
+    from common.engines.mxnet.quantize import quantize
 
     graph = edits.take_raw_images(build_resnet(10, 5, width=16))
-    symbol = mx.sym.load_json(symbol_file.to_json(graph, version))
-    shapes = network.infer_shapes(symbol, (3, 32, 32))
-    params = {name: mx.nd.ones(shape) for name, shape in shapes.items()}
-    stats = {name: params.pop(name) for name in symbol.list_auxiliary_states()}
-    images = np.random.RandomState(0).rand(2, 3, 32, 32).astype(np.float32)
-    symbol = quantize.quantize(symbol, params, stats, images)[0]
-    graph = symbol_file.parse(symbol.tojson(), "int8")
+    network = with_random_weights(graph, 32, 1)
+    images = np.random.RandomState(0).randint(0, 256, (2, 3, 32, 32)).astype(np.uint8)
+    graph = quantize(network, images).graph
+    symbol = to_symbol(graph)
+    assert '"op": "_sg_mkldnn_conv"' in symbol.tojson()
     assert symbol_file.to_json(graph) == symbol.tojson()
     assert list(internals(graph)) == symbol.get_internals().list_outputs()
 
@@ -219,7 +218,7 @@ def test_statistics_that_were_no_part_of_a_graph_in_2016_are_added():
 @pytest.mark.parametrize("op", ["Custom", "_Native", "_NDArray", "_cvimread", "NoSuchOp"])
 def test_operators_that_image_networks_do_not_need_are_refused(path, op):
     path.write_text(json.dumps(graph_of(variable("data"), operator(op, 0))))
-    message = rf"net-symbol\.json: is no network \(node 1 is a {op}, which is not among"
+    message = rf"net-symbol\.json: is not a network \(node 1 is a {op}, which is not among"
     with pytest.raises(UserError, match=message):
         symbol_file.read(str(path))
     inner = {"nodes": [operator(op)], "heads": [[0, 0]]}
@@ -233,7 +232,7 @@ def test_operators_that_image_networks_do_not_need_are_refused(path, op):
 def test_a_number_of_outputs_that_is_none_is_refused(path, count):
     split = operator("SliceChannel", 0, attrs={"num_outputs": count})
     path.write_text(json.dumps(graph_of(variable("data"), split)))
-    with pytest.raises(UserError, match="is no network"):
+    with pytest.raises(UserError, match="is not a network"):
         symbol_file.read(str(path))
 
 
@@ -271,7 +270,7 @@ def test_a_graph_that_is_none_is_refused(path, change):
     del graph["attrs"]["crc32"]
     change(graph)
     path.write_text(json.dumps(graph))
-    with pytest.raises(UserError, match=r"net-symbol\.json: is no network \(.*fetch or make the"):
+    with pytest.raises(UserError, match=r"net-symbol\.json: is not a network \(.*fetch or make"):
         symbol_file.read(str(path))
 
 
@@ -312,7 +311,7 @@ def test_a_file_cut_off_anywhere_is_refused():
     net = Builder()
     text = symbol_file.seal(symbol_file.to_json(net.graph(net.add("exp", "e", net.variable("x")))))
     for length in range(len(text) - 1):
-        with pytest.raises(UserError, match=r"cut\.json: is no network"):
+        with pytest.raises(UserError, match=r"cut\.json: is not a network"):
             symbol_file.parse(text[:length], "cut.json")
 
 
@@ -321,7 +320,7 @@ def test_what_is_no_json_is_called_by_its_name(path):
     with pytest.raises(UserError, match=r"net-symbol\.json: is a web page; fetch or make the file"):
         symbol_file.read(str(path))
     path.write_text("[" * 100_000)
-    with pytest.raises(UserError, match=r"net-symbol\.json: is no network"):
+    with pytest.raises(UserError, match=r"net-symbol\.json: is not a network"):
         symbol_file.read(str(path))
     os.remove(path)
     with pytest.raises(UserError, match="not found; name a network's definition"):

@@ -7,9 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from common import torch_files
-from common.files import UserError
-from common.networks import edits, symbol_file, torch_networks
+from common.base.files import UserError
+from common.networks import edits, symbol_file, torch_files, torch_networks
 from common.networks.graph import arguments, auxiliary_states, replace_variable
 from common.networks.resnet import build_resnet
 from tests.networks.test_edits import check_training_run
@@ -43,12 +42,10 @@ def named_as_timm(state):
     return {ours[name]: tensor for name, tensor in state.items()}
 
 
-def check_same(version, state, variant=None):
+def check_same(torch_peer, version, state, variant=None):
     """Build a network both ways; the graph, the weights and the statistics have to be equal."""
-    from common import torch_networks as peer
-
     network = torch_networks.build(state, variant)
-    symbol, arg_params, aux_params = peer.build(state, variant)
+    symbol, arg_params, aux_params = torch_peer.build(state, variant)
     assert symbol_file.to_json(network.graph, version) == symbol.tojson()
     for ours, theirs in ((network.params, arg_params), (network.stats, aux_params)):
         assert list(ours) == list(theirs)
@@ -59,50 +56,41 @@ def check_same(version, state, variant=None):
     assert network.head == edits.find_head(network.graph)[0]
 
 
-def test_an_efficientnet_lite0_is_the_same_byte_for_byte(version, lite0):
-    check_same(version, lite0)
+def test_an_efficientnet_lite0_is_the_same_byte_for_byte(torch_peer, version, lite0):
+    check_same(torch_peer, version, lite0)
 
 
-def test_an_efficientnet_lite0_is_edited_byte_for_byte_the_same(peer, text, lite0):
-    from common import torch_networks as builder
-
+def test_an_efficientnet_lite0_is_edited_byte_for_byte_the_same(peer, torch_peer, text, lite0):
     network = torch_networks.build(lite0)
-    check_training_run(network.graph, builder.build(lite0)[0], peer, text)
+    check_training_run(network.graph, torch_peer.build(lite0)[0], peer, text)
 
 
-def test_a_resnet_is_edited_byte_for_byte_the_same(peer, text):
-    from common import torch_networks as builder
-
+def test_a_resnet_is_edited_byte_for_byte_the_same(peer, torch_peer, text):
     state = resnet((1, 2, 1, 1))
     network = torch_networks.build(state)
-    check_training_run(network.graph, builder.build(state)[0], peer, text)
+    check_training_run(network.graph, torch_peer.build(state)[0], peer, text)
 
 
 @pytest.mark.parametrize("variant", ["tf_efficientnet_lite0", "efficientnet_lite0"])
-def test_those_of_timm_are_the_same_byte_for_byte(version, lite0, variant):
-    check_same(version, named_as_timm(lite0), variant)
+def test_those_of_timm_are_the_same_byte_for_byte(torch_peer, version, lite0, variant):
+    check_same(torch_peer, version, named_as_timm(lite0), variant)
 
 
 @pytest.mark.parametrize("units", [(1, 1, 1, 1), (3, 4, 6, 3)])
-def test_resnets_are_the_same_byte_for_byte(version, units):
-    check_same(version, resnet(units))
+def test_resnets_are_the_same_byte_for_byte(torch_peer, version, units):
+    check_same(torch_peer, version, resnet(units))
 
 
-def test_resnets_of_two_convolutions_a_unit_are_the_same_byte_for_byte(version):
+def test_resnets_of_two_convolutions_a_unit_are_the_same_byte_for_byte(torch_peer, version):
     state = resnet((1, 1, 1, 1))
     plain = {n: array for n, array in state.items() if "conv3" not in n and "bn3" not in n}
-    check_same(version, plain)
+    check_same(torch_peer, version, plain)
 
 
-def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(mx, version):
-    from common import network
-    from common import torch_networks as peer
-
+def test_a_mean_that_is_subtracted_is_the_same_byte_for_byte(peer, torch_peer, version):
     data = torch_networks.normalised_data((124, 117, 104), (1, 1, 1))
-    with mx.name.NameManager():
-        symbol = network.build_resnet(10, 3, width=4)(
-            data=peer.normalised_data((124, 117, 104), (1, 1, 1))[0]
-        )
+    theirs, _, _ = torch_peer.normalised_data((124, 117, 104), (1, 1, 1))
+    symbol = peer.build_resnet(10, 3, width=4)(data=theirs)
     graph = replace_variable(build_resnet(10, 3, width=4), "data", data.graph)
     assert symbol_file.to_json(graph, version) == symbol.tojson()
 
@@ -124,7 +112,7 @@ def test_tensors_that_are_missing_or_left_over_are_named():
     del state["layer1.0.bn2.bias"]
     with pytest.raises(UserError, match=r"has no tensor layer1\.0\.bn2\.bias"):
         torch_networks.build(state)
-    with pytest.raises(UserError, match="its tensors are of no network known here"):
+    with pytest.raises(UserError, match="its tensors are not of a network that is known here"):
         torch_networks.build({"weight": np.zeros(4)})
     with pytest.raises(UserError, match="say which: --variant tf_efficientnet_lite0 or"):
         torch_networks.build({"conv_stem.weight": np.zeros(4)})

@@ -1,0 +1,38 @@
+"""The processor: what it can do, and how many of its cores this process may use."""
+
+import os
+import sys
+
+
+def cpu_flags():
+    """Return the processor's features as Linux names them (`"avx2"`), a set; empty elsewhere."""
+    if not sys.platform.startswith("linux"):
+        return set()
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            name, _, flags = line.partition(":")
+            if name.strip() in ("flags", "Features"):  # Arm calls them Features
+                return set(flags.split())
+    return set()
+
+
+def usable_cores():
+    """Return how many physical cores this process may run on.
+
+    The hyper-threads of a core count once. The limits of `taskset` and of a container apply.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return os.cpu_count() or 1
+    siblings = set()
+    for cpu in os.sched_getaffinity(0):
+        try:
+            with open(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") as stream:
+                siblings.add(stream.read())
+        except OSError:
+            siblings.add(cpu)
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as stream:  # "200000 100000": two cores; or "max …"
+            quota, period = (int(word) for word in stream.read().split())
+    except (OSError, ValueError):
+        return len(siblings)
+    return max(1, min(len(siblings), quota // period))

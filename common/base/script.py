@@ -1,0 +1,139 @@
+"""How a script begins and ends: signals, closed streams, one-line errors, the exit status."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+
+from common.base.files import WRITE_FAILURES, UserError, explain_os_error
+
+_signal = None  # the number of the signal that has asked the script to stop
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to stop by SIGTERM; handled like Ctrl-C."""
+
+
+def stop_while_importing():
+    """End the process at once, in one line, on Ctrl-C or SIGTERM until `run_script` begins.
+
+    Scripts call it before their imports, which take a moment: nothing has begun that could be lost,
+    and Python itself would print a traceback.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop_at_once)
+    signal.signal(signal.SIGTERM, _stop_at_once)
+
+
+def _stop_at_once(number, _):
+    os.write(2, f"{_stopped(os.path.basename(sys.argv[0]), number)}\n".encode())
+    os._exit(128 + number)
+
+
+def _stopped(name, number):
+    """Return the line that a script ends with when a signal stops it."""
+    if number == signal.SIGTERM:
+        return f"{name}: stopped by SIGTERM"
+    return f"\n{name}: stopped by Ctrl-C"
+
+
+def run_script(main):
+    """Run a script's `main()` and end the process with its exit status.
+
+    A `UserError`, an operating-system error about a named file, and a lack of memory end in one
+    line on stderr and status 2; Ctrl-C ends with 130, SIGTERM with 143. Anything else is a bug and
+    keeps its traceback.
+    """
+    name = os.path.basename(sys.argv[0])
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # some job runners close it
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
+    # A file name may hold characters that the terminal cannot show, or bytes that are not text.
+    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.unraisablehook = _stop_again
+    if hasattr(signal, "SIGXFSZ"):  # a file size limit is then an OSError, like a full disk
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:  # signals raise only in here
+        _raise_on_signals()
+        status = main()
+        sys.stdout.flush()
+        _end_on_signals()
+    except BaseException as error:
+        status = _report(name, error)
+        if status is None:
+            raise
+    _end_on_signals()
+    sys.exit(status)
+
+
+def _report(name, error):
+    """Print in one line why a script ends; return its exit status, or None where it is a bug."""
+    # Code in C, such as matplotlib's, may turn the exception of a signal into another one.
+    if isinstance(error, KeyboardInterrupt) or _signal is not None:
+        # From here on, arrays that the signal left half constructed complain when they are freed.
+        sys.unraisablehook = lambda dropped: None
+        number = _signal or signal.SIGINT
+        print(_stopped(name, number), file=sys.stderr)
+        return 128 + number
+    if isinstance(error, UserError):
+        return _complain(name, error)
+    if isinstance(error, MemoryError):
+        reason = str(error) or "the machine has no more"
+        return _complain(name, f"out of memory ({reason}); a smaller batch or image needs less")
+    if isinstance(error, BrokenPipeError):  # `script | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in WRITE_FAILURES):
+        return _complain(name, explain_os_error(error))
+    return None
+
+
+def _raise_on_signals():
+    signal.signal(signal.SIGTERM, _ask_to_stop)
+    if signal.getsignal(signal.SIGINT) in (_stop_at_once, signal.default_int_handler):
+        signal.signal(signal.SIGINT, _ask_to_stop)
+
+
+def _end_on_signals():
+    """Everything is written: a signal ends the process at once, not during Python's exit."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGINT) is _ask_to_stop:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def start_log(rank=0):
+    """Send log lines to stderr, each with its time and the rank of its machine."""
+    logging.basicConfig(
+        level=logging.INFO,
+        format=f"%(asctime)-15s Node[{rank}] %(message)s",
+        force=True,
+    )
+
+
+def _ask_to_stop(number, _):
+    global _signal
+    _signal = number
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _stop_again(dropped):
+    """The `sys.unraisablehook` of a script: keeps a signal whose exception Python drops.
+
+    For example, a signal that arrives while an array is freed raises in `__del__`.
+    """
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        number = signal.SIGTERM if issubclass(dropped.exc_type, Terminated) else signal.SIGINT
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    else:
+        sys.__unraisablehook__(dropped)
+
+
+# Text quoted from a damaged or hostile file must not control the terminal.
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
+
+
+def _complain(name, message):
+    # One write: print() makes two, between which another process of the terminal may write.
+    sys.stderr.write(f"{name}: {message}".translate(_CONTROLS) + "\n")
+    return 2

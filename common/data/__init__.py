@@ -1,0 +1,1 @@
+"""Annotations, lists, records, images and batches: numpy and OpenCV, and no engine."""

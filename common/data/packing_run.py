@@ -1,0 +1,251 @@
+"""The files of one packing run: what is packed, what failed, and how they become the result.
+
+While a run works, the records lie in `train.rec.partial` and their index in `train.idx.partial`;
+both are renamed when the last image is done. `train.rec.journal` holds the settings of the
+records and the images that failed, so that a run can go on where another one stopped.
+"""
+
+import hashlib
+import json
+import os
+from collections import namedtuple
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+
+import cv2
+
+from common.base.files import UserError, atomic_open, open_own, require_own
+from common.data.encoding import is_cut_short
+from common.data.recordio import DamagedRecord, map_file, read_record
+
+# After a loss of power the last records may not be on the disk: those of about half a minute.
+UNSURE_RECORDS = 10000
+# Records are sent to the disk while the next ones are made: otherwise the last step, which waits
+# for the disk, would have to write all of them (6 % of a short run's time).
+BYTES_TO_THE_DISK = 8 << 20
+
+Failure = namedtuple("Failure", ["index", "path", "reason"])
+Summary = namedtuple("Summary", ["rec_path", "packed", "failures", "num_bytes", "was_complete"])
+
+
+class PackingRun:
+    """What a run has packed so far, on the disk and in numbers."""
+
+    def __init__(self, list_path, root, settings):
+        prefix = os.path.splitext(list_path)[0]
+        self.rec_path, self.idx_path = f"{prefix}.rec", f"{prefix}.idx"
+        self.failed_path = f"{prefix}.rec.failed.txt"
+        self._journal_path = f"{prefix}.rec.journal"
+        self._rec_partial, self._idx_partial = f"{prefix}.rec.partial", f"{prefix}.idx.partial"
+        self._settings = _all_settings(list_path, root, settings)
+        self.num_records, self._num_bytes, self.failures = 0, 0, []
+        self._sent_to_disk = 0
+
+    def is_begun(self):
+        """Return whether a run that stopped left its files."""
+        return os.path.exists(self._rec_partial)
+
+    def finished_summary(self):
+        """Return the summary of the finished result of the same settings; None without one."""
+        settings, failures, finished = self._read_journal()
+        is_complete = (
+            not os.path.exists(self._rec_partial)
+            and os.path.exists(self.idx_path)
+            and os.path.exists(self.rec_path)
+            and os.path.getsize(self.rec_path) == finished.get("bytes")
+        )
+        if not is_complete or settings != self._settings:
+            return None
+        return Summary(self.rec_path, finished["packed"], failures, finished["bytes"], True)
+
+    def begin(self):
+        """Start with the first image; return its position."""
+        for path in (self._rec_partial, self._idx_partial):  # before the journal is another's
+            with suppress(FileNotFoundError):
+                os.remove(path)
+        self._write_journal()
+        for path in (self._idx_partial, self._rec_partial):
+            open(path, "wb", opener=open_own).close()
+        return 0
+
+    def remove_if_empty(self):
+        """Remove the files of a run that has packed nothing: the next one may have another root."""
+        if not self.num_records:
+            os.remove(self._rec_partial)
+            os.remove(self._idx_partial)
+
+    def take_back(self):
+        """Make the finished files a run that is begun again, because failed images were fixed."""
+        require_own(self.rec_path)
+        require_own(self.idx_path)
+        os.replace(self.rec_path, self._rec_partial)
+        os.replace(self.idx_path, self._idx_partial)
+
+    def reopen(self, entries, is_fixed):
+        """Keep what a stopped run packed; return the position of the first image to pack now.
+
+        What comes after a failure of which `is_fixed` is true is packed again, to keep the order.
+
+        Raises:
+            UserError: it was begun with another list or other settings.
+        """
+        settings, failures, _ = self._read_journal()
+        self._check_settings(settings)
+        if not os.path.exists(self._idx_partial):  # stopped while the files were renamed
+            with suppress(FileNotFoundError):
+                os.replace(self.idx_path, self._idx_partial)
+        with open(self._idx_partial, "a+b", opener=open_own) as stream:
+            stream.seek(0)
+            lines = stream.read().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        failures = [failure for failure in failures if not is_fixed(failure)]
+        failed = {failure.index for failure in failures}
+        expected = (entry.index for entry in entries if entry.index not in failed)
+        offsets = []
+        with suppress(ValueError):  # a machine that lost power may leave anything
+            for line, index in zip(lines, expected):
+                key, offset = map(int, line.split())
+                if key != index:
+                    break
+                offsets.append(offset)
+        kept, self._num_bytes = _intact_records(self._rec_partial, offsets)
+        position = 0
+        if kept:
+            last = int(lines[kept - 1].split()[0])
+            position = 1 + next(n for n, entry in enumerate(entries) if entry.index == last)
+        self.num_records = kept
+        done = {entry.index for entry in entries[:position]}
+        self.failures = [failure for failure in failures if failure.index in done]
+        _cut(self._rec_partial, self._num_bytes)
+        _cut(self._idx_partial, sum(map(len, lines[:kept])))
+        self._write_journal()
+        return position
+
+    @contextmanager
+    def writing(self):
+        """Open the files of the run for what `add_record` and `add_failure` append."""
+        try:
+            with _appending(self._rec_partial) as self._rec, _appending(
+                self._idx_partial
+            ) as self._idx, _appending(self._journal_path) as self._journal:
+                yield
+                for stream in (self._rec, self._idx, self._journal):
+                    stream.flush()
+                    os.fsync(stream.fileno())
+        except OSError as error:
+            error.filename = error.filename or self.rec_path
+            raise
+
+    def add_record(self, key, frame):
+        """Append a record and then its index line: for every line there is a record."""
+        self._rec.write(frame)
+        self._rec.flush()
+        self._idx.write(b"%d\t%d\n" % (key, self._num_bytes))
+        self._idx.flush()
+        self._num_bytes += len(frame)
+        self.num_records += 1
+        self._start_writing_back()
+
+    def _start_writing_back(self):
+        """Ask Linux to start writing what was appended, without waiting for it."""
+        waiting = self._num_bytes - self._sent_to_disk
+        if waiting < BYTES_TO_THE_DISK or not hasattr(os, "posix_fadvise"):
+            return
+        os.posix_fadvise(self._rec.fileno(), self._sent_to_disk, waiting, os.POSIX_FADV_DONTNEED)
+        self._sent_to_disk = self._num_bytes
+
+    def add_failure(self, failure):
+        """Note an image that is left out, before a later one is packed."""
+        self._journal.write(_json_line(failure._asdict()))
+        self._journal.flush()
+        self.failures.append(failure)
+
+    def finish(self):
+        """Rename the finished files; return the summary.
+
+        At any moment each of the two is complete or absent, and `--resume` can continue.
+        """
+        self._write_failures()
+        finished = {"packed": self.num_records, "bytes": self._num_bytes}
+        self._write_journal({"finished": finished})
+        with suppress(FileNotFoundError):
+            os.remove(self.rec_path)  # an older one, which the new index would not fit
+        os.replace(self._idx_partial, self.idx_path)
+        os.replace(self._rec_partial, self.rec_path)
+        return Summary(self.rec_path, self.num_records, self.failures, self._num_bytes, False)
+
+    def _write_failures(self):
+        with suppress(FileNotFoundError):
+            os.remove(self.failed_path)  # an older run's
+        if self.failures:
+            with atomic_open(self.failed_path, "wb") as stream:
+                for failure in self.failures:
+                    line = "{}\t{}\t{}\n".format(*failure)
+                    stream.write(line.encode("utf-8", "surrogateescape"))
+
+    def _check_settings(self, settings):
+        for name, value in self._settings.items():
+            if settings.get(name) != value:
+                raise UserError(
+                    f"{self._rec_partial}: was begun with another {name} "
+                    f"({settings.get(name)}, not {value}); remove it, or leave out --resume, to "
+                    "pack anew"
+                )
+
+    def _write_journal(self, *last):
+        """Write the journal anew: the settings, the failures so far, and `last`."""
+        failures = (failure._asdict() for failure in self.failures)
+        with atomic_open(self._journal_path, "wb") as stream:
+            for entry in ({"settings": self._settings}, *failures, *last):
+                stream.write(_json_line(entry))
+
+    def _read_journal(self):
+        """Return (settings, failures, {packed, bytes} where finished)."""
+        settings, failures, finished = {}, [], {}
+        with suppress(OSError, ValueError, KeyError, TypeError):  # the last line may be cut short
+            with open(self._journal_path, "rb") as stream:
+                for line in stream:
+                    entry = json.loads(line)
+                    settings = entry.pop("settings", settings)
+                    finished = entry.pop("finished", finished)
+                    if entry:
+                        failures.append(Failure(**entry))
+        return settings, failures, finished
+
+
+def _appending(path):
+    return open(path, "ab", opener=open_own)
+
+
+def _cut(path, num_bytes):
+    with open(path, "r+b", opener=open_own) as stream:
+        stream.truncate(num_bytes)
+
+
+def _json_line(entry):
+    return json.dumps(entry).encode() + b"\n"
+
+
+def _intact_records(rec_path, offsets):
+    """Return how many of the first records are intact, and where they end, in bytes."""
+    data = map_file(rec_path)
+    unsure = max(0, len(offsets) - UNSURE_RECORDS)
+    end = offsets[unsure] if unsure else 0
+    for number in range(unsure, len(offsets)):
+        try:
+            record, next_offset = read_record(data, offsets[number])
+        except DamagedRecord:
+            return number, end
+        if offsets[number] != end or is_cut_short(record.image):
+            return number, end
+        end = next_offset
+    return len(offsets), end
+
+
+def _all_settings(list_path, root, settings):
+    """Return what the bytes of a record file depend on, except for the images themselves."""
+    with open(list_path, "rb") as stream:
+        digest = hashlib.sha256(stream.read()).hexdigest()
+    where = {"list": digest, "root": os.path.abspath(root), "cv2": cv2.__version__}
+    return {**asdict(settings), **where}

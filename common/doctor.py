@@ -1,0 +1,7 @@
+"""The report on the machine: `python -m common.doctor` (`common/tools/doctor.py`)."""
+
+from common.base.script import run_script
+from common.tools.doctor import main
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,114 @@
+"""Engines: what computes a network, behind one interface. MXNet is the only one so far.
+
+An engine is a package of this folder with the functions and classes below. `load` imports it when
+a step needs it; `import common.engines` does not. Nothing outside of the package imports its
+framework, and it knows nothing of flags, records or checkpoints.
+
+    NAME                                     for people: "MXNet"
+    SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
+    describe() -> {str: str}                 what it is and what it can do on this machine
+    parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
+    check(dtype, devices)                    UserError: these devices do not compute in it
+    memory_in_use(devices) -> str            for people
+    versions() -> {str: str}                 of what it computes with
+    infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
+    optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
+    Workers(kind, devices)                   who trains together, and what shares gradients
+    Trainer(network, devices, options, workers)
+    Predictor(networks, weights, devices, batch_size, image_shape, dtype)
+    quantize(network, images) -> Network     the network in 8-bit integers
+    allocate(shape, dtype) -> array          memory that the engine reads without a copy
+    print_summary(graph, image_shape)        the layers as a table
+    draw(graph, image_shape) -> str          the layers in the language of Graphviz
+
+A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
+probabilities numpy arrays: files never depend on the engine that wrote them.
+
+    Workers:    rank   size   is_async   agree(value) -> the first worker's
+    Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch
+                step(batch, learning_rate) -> () -> (N, classes): to be read when wanted
+                evaluate(batch) -> (N, classes)
+                synchronize()                waits until everything queued is computed
+                state() -> TrainerState   restore_optimizer(arrays)   restore_average(arrays)
+                checkpoint_bytes() -> (parameters, optimizer, average)      num_parameters
+    Predictor:  num_classes   predict(batches) -> (batch, (N - pad, classes)) in order
+"""
+
+import importlib
+from dataclasses import dataclass, field
+from typing import Any, Dict, Optional, Sequence
+
+ENGINES = ("mxnet",)
+
+
+def add_engine_arg(parser):
+    """Add the flag that chooses the engine."""
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="mxnet", help="what computes the network"
+    )
+
+
+def load(name="mxnet"):
+    """Return the engine of that name.
+
+    Raises:
+        UserError: its framework is not installed, or does not start on this machine.
+    """
+    return importlib.import_module(f"common.engines.{name}")
+
+
+@dataclass
+class TrainerOptions:
+    """How a network is trained.
+
+    Attributes:
+        batch_size: images in a batch of all devices together.
+        image_shape: `(3, H, W)`.
+        schedule: `common.training.schedule.Schedule`. The trainer is given the rate of each step;
+            it takes the rate before the first one from here, and servers that make the updates by
+            themselves (`Workers.is_async`) take all rates from here.
+        dtype: what the network computes in: float32, float16 or bfloat16.
+        optimizer: a name of `optimizers()`.
+        optimizer_settings: all but the learning rate.
+        updates_done: updates that were made before, where a run is resumed.
+        correct_momentum: whether past gradients follow the learning rate (Goyal et al. 2017).
+        frozen: names of parameters that are not trained.
+        loss_scale: factor of the gradients in the backward pass (float16 underflows).
+        learning_rate_factors: `{parameter: factor of the learning rate}`.
+        compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
+        average_decay: decay of a moving average of the weights; 0: no average.
+        seed: of everything that is random.
+    """
+
+    batch_size: int
+    image_shape: Sequence[int]
+    schedule: Any
+    dtype: str = "float32"
+    optimizer: str = "sgd"
+    optimizer_settings: Dict[str, float] = field(default_factory=dict)
+    updates_done: int = 0
+    correct_momentum: bool = True
+    frozen: Sequence[str] = ()
+    loss_scale: float = 1.0
+    learning_rate_factors: Dict[str, float] = field(default_factory=dict)
+    compression: Optional[Dict[str, Any]] = None
+    average_decay: float = 0.0
+    seed: int = 0
+
+
+@dataclass
+class TrainerState:
+    """What a checkpoint keeps, as `{name: numpy array}` each.
+
+    Attributes:
+        params, stats: the network's.
+        optimizer: `state:NAME/0` is the first array that the optimizer keeps for parameter NAME,
+            `number:NAME` a number that changes from update to update. Empty where there is nothing
+            to keep.
+        average: the moving average of the parameters; None without one.
+    """
+
+    params: Dict[str, Any]
+    stats: Dict[str, Any]
+    optimizer: Dict[str, Any]
+    average: Optional[Dict[str, Any]] = None

@@ -1,0 +1,1 @@
+"""Prediction and what is made of it: views, the CSV, scores, the report, named photographs."""

@@ -1,0 +1,70 @@
+"""The networks that sub.py averages: loaded from checkpoints, in the precision asked for."""
+
+import functools
+import logging
+import os
+
+from common.base.files import UserError
+from common.data.image_set import open_image_set, open_records
+from common.evaluation.quantized import load_quantized, spread_images
+from common.networks import checkpoint
+from common.networks.edits import take_raw_images
+
+
+def load_predictor(args, photographs=None):
+    """Return the `Predictor` of `args.networks`, [(prefix, epoch)].
+
+    Args:
+        args: the flags of sub.py.
+        photographs: a source of images for int8, where there is no validation set.
+    """
+    return args.engine.Predictor(
+        [_load_network(args, *network, photographs) for network in args.networks],
+        args.weights,
+        args.devices,
+        args.batch_size,
+        (3, args.crop_size, args.crop_size),
+        args.dtype,
+    )
+
+
+def _load_network(args, prefix, epoch, photographs):
+    """Return the `Network` of a checkpoint, quantized where that is asked for."""
+    if args.dtype == "int8":
+        calibrate = functools.partial(_calibration_images, args, photographs)
+        return load_quantized(args.engine, prefix, epoch, args.devices, calibrate)
+    network = checkpoint.load(prefix, epoch)
+    return network.with_graph(take_raw_images(network.graph))
+
+
+def _calibration_images(args, photographs):
+    if args.data_val:
+        return spread_images(open_records(args.data_val).source, args)
+    try:
+        source = open_image_set(args.data_dir, "val", args.year).source
+    except UserError as error:
+        if photographs is None:
+            raise
+        logging.warning("%s; int8 is calibrated on the photographs of --images", error)
+        source = photographs
+    return spread_images(source, args)
+
+
+def fingerprint(args, images):
+    """Return what the rows depend on: an interrupted run goes on only where it is the same."""
+    return {
+        "checkpoints": [
+            [*network, *_file_state(checkpoint.params_path(*network))] for network in args.networks
+        ],
+        "images": [images.path, len(images.source), *_file_state(images.path)],
+        **{
+            name: getattr(args, name)
+            for name in ("weights", "dtype", "crops", "crop_size", "resize")
+        },
+    }
+
+
+def _file_state(path):
+    """Return what differs when a file is made again under the same name."""
+    state = os.stat(path)
+    return state.st_size, state.st_mtime

@@ -1,0 +1,65 @@
+"""Checkpoints in 8-bit integers: calibrated once, then kept beside the checkpoint."""
+
+import logging
+import os
+
+import numpy as np
+
+from common.data.image_set import Selection
+from common.data.loader import Batch
+from common.evaluation.views import load_views
+from common.networks import checkpoint
+from common.networks.edits import take_raw_images
+
+CALIBRATION_IMAGES = 64
+
+
+def quantized_prefix(prefix, epoch):
+    """Return the prefix of the quantized network that is kept beside a checkpoint."""
+    return f"{checkpoint.params_path(prefix, epoch)[: -len('.params')]}-int8"
+
+
+def load_quantized(engine, prefix, epoch, devices, make_images):
+    """Return the quantized `Network` of a checkpoint; make it where needed.
+
+    It is made where there is none, or one that is older than the checkpoint; `make_images` is
+    called only then, and returns the calibration images, (N, 3, H, W) uint8.
+    """
+    kept = quantized_prefix(prefix, epoch)
+    made_from = checkpoint.params_path(prefix, epoch)
+    made = checkpoint.params_path(kept, 0)
+    if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(made_from):
+        network = checkpoint.load(prefix, epoch)
+        reference = network.with_graph(take_raw_images(network.graph))
+        images = make_images()
+        quantized = engine.quantize(reference, images)
+        logging.info(
+            "%s: quantized; its first choice is that of float32 on %d of %d calibration images",
+            made,
+            agreement(engine, devices, reference, quantized, images),
+            len(images),
+        )
+        checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
+    return checkpoint.load(kept, 0)
+
+
+def spread_images(source, args):
+    """Return calibration images from all over a source, (N, 3, H, W) uint8, one view each.
+
+    `args` are the flags of `common.evaluation.views.add_view_args`.
+    """
+    count = min(CALIBRATION_IMAGES, len(source))
+    chosen = np.linspace(0, len(source) - 1, count).astype(int)
+    (batch,) = load_views(Selection(source, chosen), args, crops=1, batch_size=count)
+    return np.delete(batch.images, batch.missing, axis=0)
+
+
+def agreement(engine, devices, network, quantized, images):
+    """Return on how many of the `images` two networks have the same first choice."""
+    choices = []
+    for each in (network, quantized):
+        predictor = engine.Predictor([each], [1], devices[:1], len(images), images.shape[1:])
+        batch = Batch(images, None, None, pad=0, missing=[])
+        ((_, probabilities),) = predictor.predict([batch])
+        choices.append(probabilities.argmax(axis=1))
+    return int((choices[0] == choices[1]).sum())

@@ -1,0 +1,141 @@
+"""How good predictions are: overall, by group, their calibration, what is confused with what."""
+
+import csv
+from dataclasses import dataclass, field
+from typing import List, Tuple
+
+import numpy as np
+
+from common.base.files import UserError, atomic_open
+from common.evaluation import metrics
+
+PAIRS = 20
+
+
+@dataclass
+class Scores:
+    """The result of `score`; errors are fractions, classes are named."""
+
+    overall: metrics.GroupError
+    by_supercategory: List[metrics.GroupError]
+    by_frequency: List[metrics.GroupError]  # of the class in training; empty where not known
+    calibration: List[Tuple]  # (low, high, images, mean confidence, accuracy) a bin
+    calibration_error: float
+    confused: List[Tuple]  # (true name, predicted name, images), the most frequent first
+    worst: List[int] = field(default_factory=list)  # rows of mistakes, the most confident first
+
+
+def score(predictions, categories, train_labels=()):
+    """Score `Predictions` that know their labels.
+
+    Args:
+        categories: in the order of their labels, with `name` and `supercategory`.
+        train_labels: (N,) labels of the training list; empty where there is none.
+
+    Raises:
+        UserError: the predictions have no labels, or labels of other classes.
+    """
+    labels, ranked = predictions.labels, predictions.ranked
+    if labels is None or not len(labels) or labels.min() < 0:
+        raise UserError("--set val: the true categories are not known; score the validation set")
+    if labels.max() >= len(categories):
+        raise UserError(
+            f"--set val: an image has the label {labels.max()}, and there are {len(categories)}"
+            " categories; make lists and records anew from the same JSON"
+        )
+    correct = metrics.hits(ranked, labels, 1)
+    confidence = predictions.probabilities[:, 0]
+    bins, error = metrics.calibration(confidence, correct)
+    names = [category.name for category in categories]
+    by_frequency = []
+    if len(train_labels):
+        counts = np.bincount(train_labels, minlength=len(categories))
+        groups = metrics.frequency_groups(counts)
+        by_frequency = metrics.error_by_group(ranked, labels, groups, metrics.FREQUENCY_GROUPS)
+    wrong = ~correct if predictions.found is None else ~correct & predictions.found
+    worst = sorted(np.flatnonzero(wrong).tolist(), key=lambda row: -confidence[row])
+    return Scores(
+        metrics.group_error("all", ranked, labels),
+        _by_supercategory(ranked, labels, categories),
+        by_frequency,
+        bins,
+        error,
+        [
+            (names[true], names[predicted], images)
+            for (true, predicted), images in metrics.confused_pairs(ranked[:, 0], labels, PAIRS)
+        ],
+        worst,
+    )
+
+
+def _by_supercategory(ranked, labels, categories):
+    """Return the error of each super-category; nothing where the classes have none."""
+    if not any(category.supercategory for category in categories):
+        return []
+    groups = [category.supercategory or "-" for category in categories]
+    return metrics.error_by_group(ranked, labels, groups)
+
+
+def sections(scores):
+    """Return the tables of a report: [(title, header, rows of text)]."""
+    errors = ("images", "top-1 error", "top-5 error")
+    tables = [
+        ("error by super-category", errors, [scores.overall, *scores.by_supercategory]),
+        ("error by class frequency in training", errors, scores.by_frequency),
+    ]
+    result = [
+        (
+            title,
+            (title[len("error by ") :], *header),
+            [(g.group, str(g.images), f"{g.top1_error:.4f}", f"{g.top5_error:.4f}") for g in rows],
+        )
+        for title, header, rows in tables
+        if rows
+    ]
+    bins = [
+        (f"{low:.1f} to {high:.1f}", str(images), f"{confidence:.4f}", f"{accuracy:.4f}")
+        for low, high, images, confidence, accuracy in scores.calibration
+    ]
+    title = f"calibration (expected error {scores.calibration_error:.4f})"
+    result.append((title, ("confidence", "images", "mean confidence", "accuracy"), bins))
+    if scores.confused:
+        pairs = [(true, predicted, str(images)) for true, predicted, images in scores.confused]
+        result.append(("most confused", ("true", "taken for", "images"), pairs))
+    return result
+
+
+def format_scores(scores):
+    """Return the tables as text for a terminal."""
+    return "\n\n".join(format_table(*section) for section in sections(scores))
+
+
+def format_table(title, header, rows):
+    """Return a table of text for a terminal, numbers at the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if _is_number(rows[0][i]) else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in [header, *rows]
+    ]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join([title, "", *lines])
+
+
+def _is_number(cell):
+    return cell.replace(".", "", 1).isdigit()
+
+
+def write_scores(path, scores):
+    """Write the tables as one CSV of `table,row,column,value` lines, for programs."""
+    with atomic_open(path) as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("table", "row", "column", "value"))
+        for title, header, rows in sections(scores):
+            name = title.partition(" (")[0]
+            for row in rows:
+                keys = 2 if name == "most confused" else 1
+                for column, value in zip(header[keys:], row[keys:]):
+                    writer.writerow((name, " > ".join(row[:keys]), column, value))
+        writer.writerow(("calibration", "all", "expected error", f"{scores.calibration_error:.4f}"))

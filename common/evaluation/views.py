@@ -1,0 +1,115 @@
+"""The views of an image that are predicted: their flags, and batches of them."""
+
+import argparse
+import json
+import os
+
+from common.base.files import UserError, require_file
+from common.base.help import check_ranges, whole
+from common.data.flags import MAX_SIDE, check_batch_fits, parse_image_shape
+from common.data.image import eval_crops, eval_image, eval_side, mirror
+from common.data.loader import Loader
+
+VIEWS = (1, 2, 5, 10, 12)  # the centre; mirrored too; `common.data.image.eval_crops`
+
+
+def add_view_args(parser):
+    """Add the flags that say which views of an image are predicted, and how."""
+    group = parser.add_argument_group("Prediction")
+    add = group.add_argument
+    add(
+        "--crops",
+        type=whole,
+        choices=VIEWS,
+        default=1,
+        help="views of an image that are averaged: the centre; mirrored too; 5: with the corners;"
+        " 10: these mirrored too; 12: with the whole image (default: %(default)s)",
+    )
+    add(
+        "--crop-size",
+        type=whole,
+        metavar="PIXELS",
+        help="side of a crop (default: that of the training run, or 320)",
+    )
+    add(
+        "--resize",
+        type=whole,
+        metavar="PIXELS",
+        help="shorter side of an image before it is cropped (default: 360/320 of the crop size)",
+    )
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "int8"],
+        default="float32",
+        help="bfloat16 and int8 are for CPUs, float16 for GPUs; int8 is calibrated on val once and"
+        " kept beside the checkpoint (default: %(default)s)",
+    )
+    add("--batch-size", type=whole, default=16, help="images a batch (default: %(default)s)")
+    add(
+        "--data-nthreads",
+        type=whole,
+        default=os.cpu_count(),
+        help="threads that decode images (default: %(default)s)",
+    )
+    return group
+
+
+def complete_view_args(args, model_prefixes):
+    """Fill in the sizes that were not given; raise `UserError` for impossible ones."""
+    if args.crop_size is None:
+        sizes = sorted(set(map(trained_crop_size, model_prefixes)) - {None})
+        if len(sizes) > 1:
+            raise UserError(
+                f"--model-prefix: these networks were trained with {' and '.join(map(str, sizes))}"
+                " pixels; name one size for all with --crop-size, or predict with each, keep the"
+                " probabilities (--save-probs) and average those (--merge)"
+            )
+        args.crop_size = sizes[0] if sizes else 320
+    if args.resize is None:
+        args.resize = eval_side(args.crop_size, args.crop_size)
+    sides = {"crop_size": (1, MAX_SIDE), "resize": (1, 2 * MAX_SIDE)}
+    check_ranges(args, {**sides, "batch_size": (1, None), "data_nthreads": (1, 1024)})
+    check_batch_fits(args.batch_size * args.crops, args.crop_size, args.crop_size)
+
+
+def load_views(source, args, **changes):
+    """Return a loader of the views of every image of `source`, in order.
+
+    Its batches' images are (N, 3, S, S) uint8, or (N, views, 3, S, S); an image that
+    cannot be read is zeros, and is named in the log and in `Batch.missing`.
+
+    Args:
+        args: the flags of `add_view_args`; `changes` are other values of them.
+    """
+    args = argparse.Namespace(**{**vars(args), **changes})
+    size, side = args.crop_size, args.resize
+
+    def transform(image, _rng):
+        if args.crops > 2:
+            return eval_crops(image, size, size, side, args.crops)
+        centre = eval_image(image, size, size, side)
+        return [centre, mirror(centre)] if args.crops == 2 else centre
+
+    return Loader(
+        source,
+        args.batch_size,
+        (3, size, size),
+        transform,
+        args.data_nthreads,
+        num_views=args.crops,
+        replace_bad=False,
+        max_bad_images=1,
+    )
+
+
+def trained_crop_size(model_prefix):
+    """Return the side in pixels that fine-tune.py wrote beside a network; None where it did not."""
+    path = f"{model_prefix}-config.json"
+    if not os.path.lexists(path):
+        return None
+    require_file(path, "name the image's side in pixels: --crop-size")
+    try:
+        with open(path, encoding="utf-8") as stream:
+            return parse_image_shape(json.load(stream)["flags"]["image_shape"])[-1]
+    except (UserError, ValueError, LookupError, TypeError, AttributeError):
+        raise UserError(f"{path}: does not hold the image shape; name it: --crop-size") from None

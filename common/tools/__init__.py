@@ -1,0 +1,1 @@
+"""Commands beside the four steps: pretrained networks, the report on the machine, the cluster."""

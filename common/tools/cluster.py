@@ -1,0 +1,181 @@
+"""One training run on several machines: its processes start together and end together.
+
+    sh cluster.sh HOST,HOST,... -- COMMAND
+
+Starts MXNet's scheduler on this machine, and on every host a server and a worker. The worker is
+COMMAND, with --kv-store dist_sync among its flags. A host named localhost is this machine, and may
+be named several times. If one process fails, all are ended. Ctrl-C and SIGTERM are passed on.
+
+On trusted networks only: MXNet's servers encrypt nothing and check nobody's identity, and they
+unpickle what they are sent (the optimizer): whoever reaches their ports can run code on them.
+"""
+
+import argparse
+import ctypes
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from common import engines
+from common.base.files import ROOT, UserError
+from common.base.help import Parser, whole
+from common.base.script import Terminated
+
+_SERVE = "from common.base.script import run_script; from common.tools.cluster import serve;"
+SERVER = [sys.executable, "-c", f"{_SERVE} run_script(serve)"]
+SECONDS_TO_END = 15  # between a request to stop and SIGKILL
+
+
+def main():
+    """Run the job; return 0, or the exit status of the first process that failed."""
+    args = parse_args()
+    job = Job(args.hosts.split(","), args.command, args.port or free_port(), args.root)
+    try:
+        job.start()
+        return job.watch()
+    except KeyboardInterrupt as request:
+        job.end(signal.SIGTERM if isinstance(request, Terminated) else signal.SIGINT)
+        raise
+    finally:
+        job.end(signal.SIGTERM)
+
+
+def parse_args():
+    """Read the command line; what follows `--` is the worker's command."""
+    parser = Parser(
+        prog="sh cluster.sh",
+        description=__doc__,
+        usage="sh cluster.sh [--port PORT] [--root ADDRESS] HOST,HOST,... -- COMMAND",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("hosts", help="machines, separated by commas: localhost, or names for ssh")
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what each worker runs")
+    parser.add_argument("--port", type=whole, help="port of the scheduler (default: a free one)")
+    parser.add_argument(
+        "--root", help="this machine's address for the hosts (default: on its network)"
+    )
+    args = parser.parse_args()
+    if args.command[:1] == ["--"]:
+        del args.command[0]
+    if not args.command or not all(args.hosts.split(",")):
+        raise UserError("name hosts and a command: sh cluster.sh HOST,HOST -- sh run.sh ...")
+    return args
+
+
+def serve():
+    """Be MXNet's scheduler or server, by $DMLC_ROLE: MXNet becomes that while it is imported."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # MXNet's C++ code calls no handler of Python's
+    engines.load()
+
+
+def free_port():
+    """Return a TCP port that is free at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+class Job:
+    """The processes of a training run: a scheduler, and a server and a worker on each host."""
+
+    def __init__(self, hosts, command, port, root=None):
+        self.hosts, self.command = hosts, command
+        if root is None:
+            root = "127.0.0.1" if set(hosts) == {"localhost"} else own_address()
+        self.environment = {
+            "DMLC_PS_ROOT_URI": root,
+            "DMLC_PS_ROOT_PORT": str(port),
+            "DMLC_NUM_WORKER": str(len(hosts)),
+            "DMLC_NUM_SERVER": str(len(hosts)),
+        }
+        if root == "127.0.0.1":  # else ps-lite takes the first network interface
+            self.environment["DMLC_INTERFACE"] = "lo"
+        self.helpers, self.workers = {}, {}
+
+    def start(self):
+        """Start all processes."""
+        self.helpers["scheduler"] = self._start("localhost", "scheduler", SERVER)
+        for number, host in enumerate(self.hosts):
+            name = f"{number} on {host}"
+            self.helpers[f"server {name}"] = self._start(host, "server", SERVER)
+            self.workers[f"worker {name}"] = self._start(host, "worker", self.command)
+
+    def _start(self, host, role, command):
+        environment = {**self.environment, "DMLC_ROLE": role}
+        if host == "localhost":
+            return subprocess.Popen(
+                command,
+                env={**os.environ, **environment},
+                cwd=ROOT,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
+            )
+        if command is SERVER:  # the other machine's interpreter may have another path
+            command = [os.path.join(ROOT, ".venv", "bin", "python"), *SERVER[1:]]
+        settings = [f"{name}={value}" for name, value in environment.items()]
+        remote = f"cd {shlex.quote(ROOT)} && exec {shlex.join(['env', *settings, *command])}"
+        # A terminal (-tt) on the other side: when ssh ends, so does what it runs there.
+        ssh = ["ssh", "-tt", "-o", "BatchMode=yes", host, remote]
+        return subprocess.Popen(
+            ssh, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=end_with_parent
+        )
+
+    def watch(self):
+        """Wait for the workers; report the first process that fails, and return its status."""
+        running = dict(self.workers)
+        while running:
+            for name, process in list({**running, **self.helpers}.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                if status != 0:
+                    how = f"status {status}" if status > 0 else signal.Signals(-status).name
+                    print(f"cluster.sh: {name} ended with {how}: ending the job", file=sys.stderr)
+                    return status if status > 0 else 128 - status
+                running.pop(name, None)
+            time.sleep(0.2)
+        for process in self.helpers.values():  # they end by themselves when all workers have
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                break
+        return 0
+
+    def end(self, request):
+        """Ask the workers to stop, wait a while, then kill whatever still runs."""
+        processes = [*self.workers.values(), *self.helpers.values()]
+        send(self.workers.values(), request)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while any(p.poll() is None for p in self.workers.values()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        send(processes, signal.SIGKILL)
+        for process in processes:
+            process.wait()
+
+
+def end_with_parent():
+    """Have Linux kill this process when cluster.sh is killed and cannot end it itself."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def send(processes, number):
+    """Send a signal to the whole process group of each process that still runs."""
+    for process in processes:
+        if process.poll() is None:
+            os.killpg(process.pid, number)
+
+
+def own_address():
+    """Return this machine's address on its network, as other hosts reach it."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # an address for documentation; nothing is sent
+        except OSError:
+            raise UserError("this machine has no network; give its address with --root") from None
+        return probe.getsockname()[0]

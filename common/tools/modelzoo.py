@@ -1,0 +1,204 @@
+"""Pretrained networks: list, check and fetch them, and import those of PyTorch and ONNX.
+
+    python -m common.modelzoo list
+    python -m common.modelzoo fetch imagenet11k-resnet-152
+    python -m common.modelzoo info imagenet11k-resnet-152 --plot network.pdf
+    python -m common.modelzoo import efficientnet-lite0-57934424.pth --name efficientnet-lite0
+    python -m common.modelzoo import model_best.pth.tar --name resnet-50
+    python -m common.modelzoo verify model/resnet-152
+
+Reads and writes model/NAME-symbol.json and model/NAME-0000.params.
+"""
+
+import argparse
+import glob
+import logging
+import os
+import shutil
+import subprocess
+import sys
+
+from common import engines
+from common.base import fetch
+from common.base.files import MODEL_DIR, UserError, atomic_open, require_file
+from common.base.help import Parser, number, whole
+from common.networks import checkpoint, torch_networks
+from common.networks.catalogue import CATALOGUE
+from common.networks.pretrained import (
+    fetch_network,
+    import_network,
+    load_pretrained,
+    load_verified,
+    only_epoch,
+)
+
+
+def list_networks(model_dir=MODEL_DIR):
+    """Return the lines of a table: the catalogue, and the networks in `model_dir`."""
+    lines = [f"{'name':36} {'classes':>7} {'pixels':>6} {'parameters':>10} {'top-1 %':>7}  here"]
+    for entry in CATALOGUE.values():
+        millions = f"{entry.num_parameters / 1e6:.1f} M" if entry.num_parameters else "?"
+        here = "yes" if _epochs_in(model_dir, entry.name) else ""
+        lines.append(
+            f"{entry.name:36} {entry.num_classes or '?':>7} {entry.image_size:>6} {millions:>10}"
+            f" {entry.top1 or '?':>7}  {here}"
+        )
+    others = sorted(_local_names(model_dir) - set(CATALOGUE))
+    return lines + [f"{name:36} {'in ' + model_dir}" for name in others]
+
+
+def _local_names(model_dir):
+    paths = glob.glob(os.path.join(glob.escape(model_dir), "*-symbol.json"))
+    return {os.path.basename(path)[: -len("-symbol.json")] for path in paths}
+
+
+def _epochs_in(model_dir, name):
+    return checkpoint.find_epochs(os.path.join(model_dir, name))
+
+
+def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
+    """Print what is known about a network and, if it is here, its layers; draw it into `plot`."""
+    entry = CATALOGUE.get(os.path.basename(name))
+    if entry is not None:
+        accuracy = f"top-1 {entry.top1 or '?'} %, top-5 {entry.top5 or '?'} % (single crop)"
+        print(f"{entry.name}: {entry.origin}\nlicence: {entry.licence}\ninput: {entry.input}")
+        print(f"classes: {entry.num_classes or '?'}\naccuracy: {accuracy}")
+        print(*(url for source in entry.sources for url in source.urls), sep="\n")
+        if not os.path.exists(checkpoint.symbol_path(name)) and not _epochs_in(model_dir, name):
+            print(f"not in {model_dir}; get it with: python -m common.modelzoo fetch {entry.name}")
+            return
+    engine = engines.load()
+    network = load_pretrained(name, engine.infer_shapes, model_dir, epoch)
+    shape = (3, image_size, image_size)
+    engine.print_summary(network.graph, shape)
+    trained, running = (
+        sum(array.size for array in arrays.values()) for arrays in (network.params, network.stats)
+    )
+    print(f"{trained:,} parameters, {running:,} running statistics")
+    if plot is not None:
+        _draw(engine.draw(network.graph, shape), plot)
+        print(f"{plot}: the layers as a drawing")
+
+
+def _draw(source, path):
+    """Have graphviz draw a network that is described in its language."""
+    if shutil.which("dot") is None:
+        raise UserError(f"{path}: drawing needs graphviz (apt-get install graphviz)")
+    command = ["dot", f"-T{os.path.splitext(path)[1][1:] or 'pdf'}"]
+    drawn = subprocess.run(command, input=source.encode(), capture_output=True)
+    if drawn.returncode:
+        reason = drawn.stderr.decode(errors="replace").strip().splitlines()[-1]
+        raise UserError(f"{path}: graphviz cannot draw it ({reason}); use .pdf, .png or .svg")
+    with atomic_open(path, "wb") as stream:
+        stream.write(drawn.stdout)
+
+
+def verify(prefix):
+    """Return a line about local files that are complete and agree; raise UserError otherwise."""
+    epochs = checkpoint.find_epochs(prefix) or [only_epoch(prefix)]
+    require_file(checkpoint.symbol_path(prefix), "it belongs to the .params file")
+    paths = [checkpoint.symbol_path(prefix)]
+    paths += [checkpoint.params_path(prefix, epoch) for epoch in epochs]
+    known = [fetch.verify_sha256(path) for path in paths]
+    for epoch in epochs:
+        load_verified(prefix, engines.load().infer_shapes, epoch)
+    unchanged = "" if None in known else "; its sha256 is the one that was fetched"
+    return (
+        f"{prefix}: epochs {', '.join(map(str, epochs))} are complete and fit the symbol{unchanged}"
+    )
+
+
+def _numbers(text):
+    numbers = tuple(number(part) for part in text.split(","))
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"{text}: must be three numbers, R,G,B")
+    return numbers
+
+
+def _parser():
+    parser = Parser(
+        prog="python -m common.modelzoo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shared = Parser(add_help=False)
+    shared.add_argument(
+        "--model-dir", default=MODEL_DIR, help="folder of the networks (default: %(default)s)"
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name, help_text):
+        return commands.add_parser(name, help=help_text, parents=[shared])
+
+    add("list", "the catalogue, and the networks that are here")
+    add("fetch", "fetch a network of the catalogue").add_argument("name")
+    info = add("info", "a network's layers and parameters, its source, licence and accuracy")
+    info.add_argument("name", help="a name of the catalogue, a prefix, or a file to import")
+    info.add_argument(
+        "--epoch", type=whole, help="which of several .params (default: the only one)"
+    )
+    info.add_argument("--image-size", type=whole, default=224, help="pixels (default: %(default)s)")
+    info.add_argument("--plot", metavar="FILE", help="draw the network as .pdf, .png or .svg")
+    importing = add("import", "make a network from a PyTorch checkpoint or an ONNX file")
+    importing.add_argument("file", help="a PyTorch checkpoint (.pth, .safetensors, …) or .onnx")
+    importing.add_argument("--name", required=True, help="the network becomes MODEL_DIR/NAME-*")
+    importing.add_argument(
+        "--variant",
+        choices=torch_networks.LITE0_VARIANTS,
+        help="which EfficientNet-Lite0 it is (default: the one that the file's name begins with)",
+    )
+    for option, use in (("--mean", "subtracted from"), ("--std", "that divide")):
+        importing.add_argument(
+            option,
+            type=_numbers,
+            metavar="R,G,B",
+            help=f"ONNX: numbers {use} raw RGB, 0 to 255 (default: ImageNet's)",
+        )
+    verifying = add("verify", "check files: structure, agreement, sha256")
+    verifying.add_argument("prefix", nargs="*", help="(default: all in MODEL_DIR)")
+    return parser
+
+
+def main():
+    """Run one command."""
+    args = _parser().parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if args.command == "list":
+        print(*list_networks(args.model_dir), sep="\n")
+    elif args.command == "fetch":
+        if args.name not in CATALOGUE:
+            raise UserError(
+                f"{args.name}: not in the catalogue; see: python -m common.modelzoo list"
+            )
+        prefix = fetch_network(CATALOGUE[args.name], engines.load().infer_shapes, args.model_dir)
+        print(f"{prefix}-* are ready")
+    elif args.command == "info":
+        describe(args.name, args.model_dir, args.epoch, args.image_size, args.plot)
+    elif args.command == "import":
+        prefix = import_network(
+            args.file,
+            args.name,
+            engines.load().infer_shapes,
+            args.model_dir,
+            args.variant,
+            args.mean,
+            args.std,
+        )
+        print(f"{prefix}-symbol.json and {prefix}-0000.params are ready")
+    else:
+        local = sorted(os.path.join(args.model_dir, name) for name in _local_names(args.model_dir))
+        return _verify_all(args.prefix or local, args.model_dir)
+    return 0
+
+
+def _verify_all(prefixes, model_dir):
+    if not prefixes:
+        raise UserError(f"{model_dir}: holds no network; name the folder with --model-dir")
+    failed = 0
+    for prefix in prefixes:
+        try:
+            print(verify(prefix))
+        except UserError as error:
+            failed += 1
+            print(error, file=sys.stderr)
+    return 2 if failed else 0

@@ -1,0 +1,266 @@
+"""Training: the epochs, their validation, and what is reported of them."""
+
+import contextlib
+import datetime
+import logging
+import math
+import os
+import time
+
+import numpy as np
+
+from common.base.files import UserError, exclusive_lock
+from common.engines import TrainerOptions
+from common.networks import checkpoint, edits
+from common.training import schedule
+from common.training.flags import parse_top_k
+from common.training.history import EpochMeter, Tally, last_epoch, log_path
+from common.training.run_files import RunFiles
+
+
+def only_run(args, workers):
+    """Return a context in which no other run may train to `--model-prefix`.
+
+    It begins before a network is loaded: a second one could take the first one's memory.
+    """
+    if args.dry_run or workers.rank:
+        return contextlib.nullcontext()
+    return exclusive_lock(args.model_prefix, "training to it")
+
+
+def first_epoch(args, workers):
+    """Return how many epochs are trained already: `--load-epoch`, or what `--resume` finds.
+
+    Raises:
+        UserError: this worker's files are of another epoch than the first worker's.
+    """
+    epoch = _newest_epoch(args) if args.resume else args.load_epoch
+    firsts = workers.agree(epoch)
+    if firsts != epoch:
+        raise UserError(
+            f"worker {workers.rank} has a checkpoint of epoch {epoch}, the first worker one"
+            f" of epoch {firsts:.0f}; copy the files of --model-prefix to every machine"
+        )
+    return epoch
+
+
+def _newest_epoch(args):
+    last = last_epoch(log_path(args.model_prefix))
+    epoch, complaints = checkpoint.newest_whole(args.model_prefix, last)
+    for complaint in complaints:
+        logging.warning("passed over: %s", complaint)
+    if epoch:
+        logging.info("resuming from %s", checkpoint.params_path(args.model_prefix, epoch))
+    else:
+        logging.info("no checkpoint of %s: starting from the beginning", args.model_prefix)
+    return epoch
+
+
+class Run:
+    """One training run: its trainer, its epochs and its files."""
+
+    def __init__(self, args, engine, network, data, devices, workers, begin_epoch, classes=None):
+        """Prepare to train from `begin_epoch` to `--num-epochs`.
+
+        Args:
+            engine: of `common.engines`.
+            network: in float32; where epochs are trained already, their checkpoint.
+            data: the `TrainingData`.
+            classes: the `Classes` that are written beside the checkpoints; None: no file of them.
+        """
+        self.args, self.engine, self.data, self.devices = args, engine, data, devices
+        self.begin_epoch, self.top_ks = begin_epoch, parse_top_k(args.top_k)
+        self.is_first = workers.rank == 0
+        # In dist_async every worker's gradients are an update of their own.
+        self._updates_an_epoch = len(data.train) * (workers.size if workers.is_async else 1)
+        self.schedule = schedule.of_flags(args, self._updates_an_epoch)
+        self.files = RunFiles(args, engine, network, begin_epoch, classes)
+        graph, frozen = network.graph, ()
+        if args.freeze:
+            graph, frozen = edits.freeze(graph, args.freeze)
+            logging.info("--freeze %s: %d parameters stay as they are", args.freeze, len(frozen))
+        options = self._options(network.head, frozen)
+        self.trainer = engine.Trainer(network.with_graph(graph), devices, options, workers)
+        if begin_epoch:
+            self._restore()
+
+    def _options(self, head, frozen):
+        args = self.args
+        name = args.optimizer.lower()
+        settings = {"wd": args.wd}
+        if "momentum" in self.engine.optimizers()[name]:
+            settings["momentum"] = args.mom
+        compression = {"type": args.gc_type, "threshold": args.gc_threshold}
+        return TrainerOptions(
+            batch_size=args.batch_size,
+            image_shape=self.data.train.image_shape,
+            schedule=self.schedule,
+            dtype=args.dtype,
+            optimizer=name,
+            optimizer_settings=settings,
+            updates_done=self.begin_epoch * self._updates_an_epoch,
+            correct_momentum=bool(args.momentum_correction),
+            frozen=frozen,
+            loss_scale=args.loss_scale if args.dtype == "float16" else 1.0,
+            learning_rate_factors=dict.fromkeys(
+                (f"{head}_weight", f"{head}_bias"), args.head_lr_mult
+            ),
+            compression=None if args.gc_type == "none" else compression,
+            average_decay=args.ema,
+            seed=args.seed,
+        )
+
+    def _restore(self):
+        """Give the trainer what the checkpoint keeps beside the weights."""
+        args, epoch = self.args, self.begin_epoch
+        states = checkpoint.load_states(args.model_prefix, epoch)
+        _, state_bytes, _ = self.trainer.checkpoint_bytes()
+        if not states and state_bytes:
+            # The servers of dist_async keep the state, and no file does.
+            path = checkpoint.states_path(args.model_prefix, epoch)
+            logging.warning("%s: not found; the optimizer starts without its state", path)
+        if states:
+            self.trainer.restore_optimizer(states)
+        if args.ema:
+            prefix = f"{args.model_prefix}-ema"
+            path = checkpoint.params_path(prefix, epoch)
+            if not os.path.exists(path):
+                logging.warning("%s: not found; the moving average starts from these weights", path)
+                return
+            try:
+                self.trainer.restore_average(checkpoint.load(prefix, epoch).params)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from None
+
+    def train_epochs(self):
+        """Train, save and validate every epoch that is left.
+
+        Raises:
+            UserError: the loss became NaN or infinite, the disk is too small, or a file is damaged.
+        """
+        saved = self.begin_epoch
+        try:
+            if self.is_first:
+                self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
+                self.files.begin()
+                if self.args.initial_validation or self.files.history.lacks_validation(saved):
+                    self._validate(saved)
+                self.files.draw_curves()  # where the run was killed before it did
+                self.files.prune(saved)
+            for epoch in range(saved, self.args.num_epochs):
+                meter = self.train_epoch(epoch)
+                if self.is_first:
+                    self._save(epoch + 1, meter)
+                    saved = epoch + 1
+                    self._validate(saved)
+                    self.files.draw_curves()
+                    self.files.prune(saved)
+        except (KeyboardInterrupt, OSError):  # stopped, or the disk is full
+            if self.is_first:
+                logging.warning("stopped; %s", self.files.how_to_resume(saved))
+            raise
+
+    def train_epoch(self, epoch):
+        """Train with every batch once; return the `EpochMeter` that has counted them."""
+        train = self.data.train
+        self.trainer.begin_epoch(epoch)
+        train.set_epoch(epoch)
+        first_update = epoch * self._updates_an_epoch + 1
+        meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks)
+        # Counted one batch late, so that Python never waits for the batch that it has just queued.
+        waiting = None
+        with meter, contextlib.closing(iter(train)) as batches:
+            for number, batch in enumerate(batches):
+                rate = self.schedule.rate(first_update + number)
+                read = self.trainer.step(batch, rate)
+                if waiting is not None:
+                    self._count(meter, epoch, *waiting)
+                waiting = (number, batch, read)
+            if waiting is not None:
+                self._count(meter, epoch, *waiting)
+            self.trainer.synchronize()
+        meter.log_epoch()
+        return meter
+
+    def _count(self, meter, epoch, number, batch, read):
+        size = len(batch.labels) - batch.pad
+        meter.add(number, read()[:size], batch.labels[:size])
+        if not math.isfinite(meter.tally.loss):
+            what = f"the loss became NaN or infinite in epoch {epoch}, batch {number}"
+            raise self._diverged(what, epoch)
+
+    def _save(self, epochs_done, meter):
+        state = self.trainer.state()
+        for name, array in {**state.params, **state.stats}.items():
+            # Activations such as ReLU turn NaN into 0, so that the loss alone may hide it.
+            if not np.isfinite(array).all():
+                what = f"weights became NaN or infinite in epoch {epochs_done - 1} ({name})"
+                raise self._diverged(what, epochs_done - 1)
+        columns = {
+            "lr": f"{self.schedule.rate(epochs_done * self._updates_an_epoch):g}",
+            **meter.tally.row(),
+            "images_per_second": f"{meter.images_per_second:.2f}",
+            "seconds": f"{meter.seconds:.2f}",
+        }
+        self.files.save(epochs_done, state, columns)
+
+    def _diverged(self, what, saved):
+        lower = "--lr or --loss-scale" if self.args.dtype == "float16" else "--lr"
+        return UserError(f"{what}; {self.files.how_to_resume(saved)}, with a lower {lower}")
+
+    def _validate(self, epochs_done):
+        """Score the validation set, and put the scores into the log."""
+        val = self.data.val
+        if val is None:
+            return
+        tally = Tally(self.top_ks)
+        val.set_epoch(0)  # its order is always the same
+        with contextlib.closing(iter(val)) as batches:
+            for batch in batches:
+                size = len(batch.labels) - batch.pad
+                tally.add(self.trainer.evaluate(batch)[:size], batch.labels[:size])
+        # MXNet counts epochs from 0 in its lines: Epoch[0] leaves checkpoint 1.
+        title = (
+            f"Epoch[{epochs_done - 1}] Validation" if epochs_done else "Before training: validation"
+        )
+        for name, value in tally.named():
+            logging.info("%s-%s=%f", title, name, value)
+        self.files.history.update(epochs_done, tally.row("val_"))
+
+    def report_needs(self):
+        """Train on one batch twice, and report time, memory and disk; write nothing."""
+        args, train = self.args, self.data.train
+        train.set_epoch(self.begin_epoch)
+        with contextlib.closing(iter(train)) as batches:
+            batch = next(batches)
+        rate = self.schedule.rate(self.begin_epoch * self._updates_an_epoch + 1)
+        seconds = []
+        for _ in range(2):  # the first one also plans the convolutions
+            start = time.monotonic()
+            probabilities = self.trainer.step(batch, rate)()
+            self.trainer.synchronize()
+            seconds.append(time.monotonic() - start)
+        if not np.isfinite(probabilities).all():
+            raise UserError(
+                "the network's output for the first batch is NaN or infinite; check its weights"
+            )
+        train.close()
+        self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
+        logging.info(
+            "network: %s images, %d classes, %.1f M parameters",
+            "x".join(map(str, train.image_shape)),
+            self.data.num_classes,
+            self.trainer.num_parameters / 1e6,
+        )
+        threads = os.environ["OMP_NUM_THREADS"]  # the engine sets it where the user does not
+        logging.info("devices: %s; CPU threads: %s", ", ".join(map(str, self.devices)), threads)
+        logging.info("memory: %s", self.engine.memory_in_use(self.devices))
+        logging.info(
+            "dry run: a batch of %d takes %.2f s (%.1f images/s); an epoch of %d batches about %s,"
+            " without validation; nothing was written",
+            args.batch_size,
+            seconds[1],
+            args.batch_size / seconds[1],
+            len(train),
+            datetime.timedelta(seconds=round(seconds[1] * len(train))),
+        )

@@ -1,0 +1,137 @@
+"""What a run leaves on the disk: checkpoints, log, learning curves, settings and classes."""
+
+import datetime
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+
+from common.base.files import ROOT, UserError, atomic_open
+from common.data import class_table
+from common.networks import checkpoint
+from common.training import curves
+from common.training.flags import parse_top_k
+from common.training.history import History, log_path
+
+
+class RunFiles:
+    """The files of one run: their names begin with `--model-prefix`.
+
+    Attributes:
+        history: the log, from `begin()` on.
+    """
+
+    def __init__(self, args, engine, network, begin_epoch, classes=None):
+        """Prepare to write the checkpoints of `network`, whose first `begin_epoch` epochs are done.
+
+        Args:
+            classes: the `Classes` that are written beside the checkpoints; None: no file of them.
+        """
+        self._args, self._engine, self._network = args, engine, network
+        self._begin_epoch, self._classes = begin_epoch, classes
+        self.history = None
+
+    def check_disk(self, checkpoint_bytes):
+        """Report what all checkpoints of this run need; refuse where the disk has too little."""
+        args = self._args
+        epochs = max(0, args.num_epochs - self._begin_epoch)
+        # While one is written, there is one more than is kept; the best may be an older one.
+        count = min(epochs, args.keep + 2) if args.keep else epochs
+        need = count * checkpoint_bytes
+        folder = os.path.dirname(os.path.abspath(args.model_prefix))
+        free = shutil.disk_usage(folder).free
+        needs = (
+            f"{count} checkpoints need {need / 1e9:.2f} GB, {folder} has {free / 1e9:.2f} GB free"
+        )
+        if need > free:
+            raise UserError(f"{needs}; free some space, or keep fewer: --keep 2")
+        logging.info(needs)
+
+    def begin(self):
+        """Start the log, and write what the checkpoints are made of and what their labels mean."""
+        args, epochs_done = self._args, self._begin_epoch
+        checkpoint.require_targets(args.model_prefix)
+        self.history = History(log_path(args.model_prefix), parse_top_k(args.top_k), epochs_done)
+        if epochs_done >= args.num_epochs:
+            logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
+            return
+        self._write_config()
+        if self._classes is not None:
+            class_table.write_tables(self._prefixes(), self._classes, epochs_done)
+
+    def save(self, epochs_done, state, columns):
+        """Write a checkpoint, then its row of the log, which marks it as one of this run.
+
+        Args:
+            state: the `TrainerState`.
+            columns: of the log's row, `{name: text}`.
+        """
+        prefix, network, version = (
+            self._args.model_prefix,
+            self._network,
+            self._engine.SYMBOL_VERSION,
+        )
+        if state.average is not None:
+            averages = {**state.params, **state.average}
+            averaged = network.with_arrays(averages, state.stats)
+            checkpoint.save(f"{prefix}-ema", epochs_done, averaged, version=version)
+        trained = network.with_arrays(state.params, state.stats)
+        checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
+        self.history.update(epochs_done, columns)
+        logging.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
+
+    def draw_curves(self):
+        """Draw the learning curves of the log."""
+        if self.history.rows:
+            prefix = self._args.model_prefix
+            curves.plot_curves(log_path(prefix), f"{prefix}-curves.png")
+
+    def prune(self, epochs_done):
+        """Remove the checkpoints that `--keep` does not keep."""
+        if not self._args.keep:
+            return
+        best = self.history.best_epoch()
+        for prefix in self._prefixes():
+            checkpoint.prune(prefix, self._args.keep, epochs_done, best)
+
+    def how_to_resume(self, saved):
+        """Return in words what a run that stopped after `saved` epochs can be resumed from."""
+        if not saved:
+            return "no epoch was finished, so the run begins anew"
+        path = checkpoint.params_path(self._args.model_prefix, saved)
+        return f"the last checkpoint is {path}: go on with --resume, or --load-epoch {saved}"
+
+    def _prefixes(self):
+        """Return the prefixes of the checkpoints: of the weights, and of their average."""
+        prefix = self._args.model_prefix
+        return [prefix, f"{prefix}-ema"] if self._args.ema else [prefix]
+
+    def _write_config(self):
+        config = {
+            "flags": vars(self._args),
+            "command": sys.argv,
+            "head": self._network.head,
+            "versions": {
+                **self._engine.versions(),
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+            },
+            "git_revision": _git_revision(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        }
+        with atomic_open(f"{self._args.model_prefix}-config.json") as stream:
+            json.dump(config, stream, indent=1, default=str)
+
+
+def _git_revision():
+    """Return the revision of this checkout, or None outside of one."""
+    git = ["git", "-C", ROOT, "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,72 @@
+"""The report of the machine, `python -m common.doctor`: what there is, and what to do next."""
+
+import numpy
+import pytest
+
+from common.engines.mxnet.runtime import mx
+from common.tools import doctor
+from tests.conftest import run_python
+
+
+def test_the_report_says_what_there_is(tmp_path):
+    (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"}, {"file_name": "b"}]}')
+    (tmp_path / "net-symbol.json").write_text("{}")
+    for epoch in (0, 1, 2, 7):
+        (tmp_path / f"net-{epoch:04d}.params").write_bytes(b"")
+    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
+    status, output, _ = run_python("-m", "common.doctor", *folders)
+    assert status == 0
+    for expected in (
+        f"numpy {numpy.__version__}",
+        f"MXNet       {mx.__version__}",
+        "GiB free",
+        "train2017.json: 2 images",
+        "net, epochs 0 to 2, 7",
+        f"Next        python mx_list.py --data-dir {tmp_path}",
+    ):
+        assert expected in output
+
+
+def test_the_report_goes_on_over_what_is_broken(tmp_path):
+    (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"')
+    (tmp_path / "train.lst").mkdir()
+    (tmp_path / "train.rec").write_bytes(b"no record")
+    (tmp_path / "val.rec").write_bytes(b"")
+    (tmp_path / "val.idx").write_bytes(b"")
+    (tmp_path / "net-symbol.json").write_bytes(b"\xff")
+    (tmp_path / "net-\u00b2.params").write_bytes(b"")  # a digit, and no number
+    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
+    status, output, _ = run_python("-m", "common.doctor", *folders)
+    assert status == 0 and "\nNext " in output
+    for expected in (
+        "train2017.json: 1 images",
+        "train.lst: cannot be read (is a directory)",
+        "train.rec: no train.idx beside it",
+        "val.rec: 0 records",
+        "net, no weights",
+    ):
+        assert expected in output
+
+
+def test_the_report_ends_with_the_reason_where_mxnet_does_not_start(stand_in):
+    folder = stand_in("mxnet", "import ctypes\nctypes.CDLL('libgomp.so.99')")
+    status, output, errors = run_python("-m", "common.doctor", PYTHONPATH=folder)
+    assert status == 2 and "numpy" in output and "Disk" in output
+    assert errors.startswith("doctor.py: libgomp.so") and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "networks", "command"),
+    [
+        ("", {}, "sh demo.sh"),
+        ("train.json", {}, "python mx_list.py"),
+        ("train.json train.lst val.json", {}, "python mx_list.py"),
+        ("train.json train.lst", {}, "sh gen_rec.sh data"),
+        ("train.json train.lst train.rec", {}, "get a pretrained network"),
+        ("train.json train.lst train.rec", {"resnet-152": [0]}, "sh run.sh"),
+        ("train.json train.lst train.rec", {"resnet-152": [0, 1]}, "python sub.py EPOCH GPU"),
+    ],
+)
+def test_the_next_step_follows_from_what_is_there(data, networks, command):
+    step = doctor.next_step(doctor.DATA_DIR, set(data.split()), networks)
+    assert command in step
