@@ -5,6 +5,7 @@
 #   sh tests/run.sh all             the slow tests too
 #   sh tests/run.sh tests/test_image.py -k crop     other arguments go to pytest
 #   MXNET=1.5.0 sh tests/run.sh     with the Python code of mxnet-cu80, in .venv-1.5.0
+#   ENGINE=torch sh tests/run.sh    the tests of PyTorch beside MXNet, in .venv-torch
 #   MXNET=none sh tests/run.sh      without MXNet and with the newest Python, in .venv-none
 #   PYTHON=python3.13 MXNET=none sh tests/run.sh    with an interpreter of your choice
 set -eu
@@ -18,6 +19,18 @@ newest_python() {
             2>/dev/null || true
     done | sort -n -k 1,1 -k 2,2 -k 3,3 | tail -n 1 | cut -d ' ' -f 4-
 }
+
+case ${ENGINE:-} in
+'') ;;
+torch)
+    export VENV=.venv-torch
+    [ $# -gt 0 ] || set -- tests/engines
+    ;;
+*)
+    echo "tests/run.sh: ENGINE=$ENGINE: not torch" >&2
+    exit 2
+    ;;
+esac
 
 interpreter='' # of an environment that setup.sh does not make
 case ${MXNET:-} in
@@ -57,6 +70,9 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         $pip -r requirements/no-mxnet.txt
     fi
     $pip -r requirements/dev.txt -r requirements/onnx.txt
+    if [ "$venv" = .venv-torch ]; then
+        $pip -r requirements/torch.txt -r requirements/common.txt torch==2.13.0
+    fi
     $pip --no-deps -r requirements/sample.txt -r requirements/test-photographs.txt
     echo "$wanted" >"$stamp"
 fi

@@ -18,6 +18,7 @@ PACKAGES = {
     "networks": ({"base"}, {"numpy", "onnx"}),
     "engines": ({"base", "networks"}, {"numpy"}),
     "engines.mxnet": ({"base", "networks", "engines"}, {"numpy", "mxnet"}),
+    "engines.torch": ({"base", "networks", "engines"}, {"numpy", "torch"}),
     "training": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
     "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
     "tools": (

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from common.engines.mxnet import momentum
+from common.engines import momentum
 from common.engines.mxnet.optimizers import optimizers
 from common.engines.mxnet.runtime import mx
 from common.engines.mxnet.workers import Workers

@@ -1,4 +1,4 @@
-"""Engines: what computes a network, behind one interface. MXNet is the only one so far.
+"""Engines: what computes a network, behind one interface: MXNet or PyTorch.
 
 An engine is a package of this folder with the functions and classes below. `load` imports it when
 a step needs it; `import common.engines` does not. Nothing outside of the package imports its
@@ -16,10 +16,10 @@ framework, and it knows nothing of flags, records or checkpoints.
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype)
-    quantize(network, images) -> Network     the network in 8-bit integers
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
-    print_summary(graph, image_shape)        the layers as a table
-    draw(graph, image_shape) -> str          the layers in the language of Graphviz
+    quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
+    print_summary(graph, image_shape)        the layers as a table; MXNet only
+    draw(graph, image_shape) -> str          the layers in the language of Graphviz; MXNet only
 
 A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.
@@ -35,26 +35,38 @@ probabilities numpy arrays: files never depend on the engine that wrote them.
 """
 
 import importlib
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence
 
-ENGINES = ("mxnet",)
+ENGINES = ("mxnet", "torch")  # in the order of preference
 
 
 def add_engine_arg(parser):
     """Add the flag that chooses the engine."""
     parser.add_argument(
-        "--engine", choices=ENGINES, default="mxnet", help="what computes the network"
+        "--engine",
+        choices=["auto", *ENGINES],
+        default="auto",
+        help="what computes the network: MXNet or PyTorch; auto: the one that is installed, MXNet"
+        " where both are (default: auto)",
     )
 
 
-def load(name="mxnet"):
+def load(name="auto"):
     """Return the engine of that name.
 
     Raises:
         UserError: its framework is not installed, or does not start on this machine.
     """
+    if name == "auto":
+        name = next(iter(installed()), ENGINES[0])
     return importlib.import_module(f"common.engines.{name}")
+
+
+def installed():
+    """Return the names of the engines whose frameworks are installed."""
+    return [name for name in ENGINES if importlib.util.find_spec(name)]
 
 
 @dataclass

@@ -56,6 +56,7 @@ def fingerprint(args, images):
         "checkpoints": [
             [*network, *_file_state(checkpoint.params_path(*network))] for network in args.networks
         ],
+        "engine": args.engine.NAME,  # the other one rounds differently
         "images": [images.path, len(images.source), *_file_state(images.path)],
         **{
             name: getattr(args, name)

@@ -69,7 +69,7 @@ def parse_args():
 def serve():
     """Be MXNet's scheduler or server, by $DMLC_ROLE: MXNet becomes that while it is imported."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # MXNet's C++ code calls no handler of Python's
-    engines.load()
+    engines.load("mxnet")
 
 
 def free_port():

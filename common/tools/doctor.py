@@ -20,8 +20,8 @@ from common.base.help import Parser
 from common.base.processor import usable_cores
 from common.data.annotations import annotation_path
 
-# The packages that provide the module `mxnet`.
-_MXNET_WHEELS = ("mxnet", "mxnet-cu117", "mxnet-cu80")
+# The packages that engines compute with; three of them provide the module `mxnet`.
+_FRAMEWORKS = ("mxnet", "mxnet-cu117", "mxnet-cu80", "torch")
 _MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
 _SETS = ("train", "val", "test")
 _IMAGE = re.compile(rb'"file_name"')
@@ -29,7 +29,7 @@ _LINE = re.compile(rb"\n")
 
 
 def main():
-    """Print the report; a `UserError` at its end says why the engine does not start."""
+    """Print the report; a `UserError` at its end says why no engine starts."""
     parser = Parser(prog="python -m common.doctor", description=__doc__)
     parser.add_argument(
         "--data-dir", default=DATA_DIR, help="folder of lists and records (default: %(default)s)"
@@ -43,10 +43,10 @@ def main():
     _print("Machine", f"{platform.system()} {platform.release()}, {platform.machine()}")
     for line in nvidia_smi():
         _print("nvidia-smi", line)
-    _print("Packages", ", ".join(installed(_MODULES + _MXNET_WHEELS)))
+    _print("Packages", ", ".join(installed(_MODULES + _FRAMEWORKS)))
     _print("cv2", _cv2())
     try:
-        _print_engine()
+        _print_engines()
     except UserError as error:
         failure = error
     for folder in (args.data_dir, args.model_dir):
@@ -73,11 +73,22 @@ def _cv2():
     return f"{cv2.__version__}, {os.path.dirname(cv2.__file__)}"
 
 
-def _print_engine():
+def _print_engines():
     cores = usable_cores()
     _print("Cores", f"{cores} usable of {os.cpu_count()} (hyper-threads counted)")
-    for title, text in engines.load().describe().items():  # may raise UserError
-        _print(title, text)
+    names, failures = engines.installed() or ["auto"], []
+    for name in names:
+        try:
+            described = engines.load(name).describe()
+        except UserError as error:
+            failures.append(error)
+            continue
+        for title, text in described.items():
+            _print(title, text)
+    if len(failures) == len(names):
+        raise failures[0]
+    for failure in failures:
+        _print("Fails", failure)
 
 
 def nvidia_smi():

@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from common.base.files import UserError, exclusive_lock
+from common.base.processor import usable_cores
 from common.engines import TrainerOptions
 from common.networks import checkpoint, edits
 from common.training import schedule
@@ -252,7 +253,7 @@ class Run:
             self.data.num_classes,
             self.trainer.num_parameters / 1e6,
         )
-        threads = os.environ["OMP_NUM_THREADS"]  # the engine sets it where the user does not
+        threads = os.environ.get("OMP_NUM_THREADS", usable_cores())
         logging.info("devices: %s; CPU threads: %s", ", ".join(map(str, self.devices)), threads)
         logging.info("memory: %s", self.engine.memory_in_use(self.devices))
         logging.info(

@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.mxnet import momentum
+from common.engines import momentum
 from common.engines.mxnet.runtime import mx
 
 # Optimizers that draw noise for every update, or count the updates of all devices together.

@@ -1,0 +1,28 @@
+"""The engine of today's machines: PyTorch, on CPUs, NVIDIA's GPUs and Apple's."""
+
+from common.engines.torch.devices import check, describe, memory_in_use, parse_devices, versions
+from common.engines.torch.memory import allocate
+from common.engines.torch.optimizers import optimizers
+from common.engines.torch.predictor import Predictor
+from common.engines.torch.shapes import infer_shapes
+from common.engines.torch.trainer import Trainer
+from common.engines.torch.workers import Workers
+from common.networks.graph import MXNET_VERSION as SYMBOL_VERSION
+
+NAME = "PyTorch"
+
+__all__ = [
+    "NAME",
+    "SYMBOL_VERSION",
+    "Predictor",
+    "Trainer",
+    "Workers",
+    "allocate",
+    "check",
+    "describe",
+    "infer_shapes",
+    "memory_in_use",
+    "optimizers",
+    "parse_devices",
+    "versions",
+]

@@ -1,0 +1,217 @@
+"""Modules that only predict, made faster: layers are joined, weights laid out for oneDNN.
+
+This is what `torch.compile` would do for speed, without a compiler. Measured, ResNet-50 at 320 px,
+one core with AVX-512, images/s: 7.9 as it was; 8.3 with the batch norms folded, and sums and ReLUs
+in place; 12.3 with all (MXNet: 12.0). In bfloat16: 25.0 (MXNet: 17.4).
+"""
+
+import math
+from collections import Counter
+
+from common.engines.torch import operators
+from common.engines.torch.runtime import torch
+
+_onednn = torch.ops.mkldnn
+# Operators whose output is new memory that nobody but their readers looks at.
+_FRESH = ("BatchNorm", "Convolution", "Pooling", "elemwise_add")
+
+
+def has_onednn(device):
+    """Return whether oneDNN computes the convolutions of a device."""
+    return torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def prepare(module, shapes, dtype, use_onednn):
+    """Rewrite a `GraphModule` for prediction; it has other numbers from then on.
+
+    Args:
+        shapes: `{entry: shape}` of all that it computes.
+        dtype: what it computes in.
+        use_onednn: whether oneDNN may choose how the weights lie in memory.
+    """
+    module.eval()
+    plan = module.plan
+    with torch.no_grad():
+        _fold_batch_norms(module)
+        if use_onednn:
+            _pack_convolutions(module, shapes, getattr(torch, dtype))
+        else:
+            _halve_weights(module, getattr(torch, dtype))
+    operators.free_early(plan.steps, plan.output)
+    _work_in_place(plan)
+
+
+def _count_readers(plan):
+    return Counter([plan.output, *(entry for step in plan.steps for entry in step.inputs)])
+
+
+# --- Batch norms in the weights of the convolutions before them -----------------------------------
+
+
+def _fold_batch_norms(module):
+    plan = module.plan
+    readers = _count_readers(plan)
+    convolutions = {(step.node, 0): step for step in plan.steps if step.op == "Convolution"}
+    kept = []
+    for step in plan.steps:
+        before = convolutions.get(step.inputs[0])
+        own = [*step.inputs, *before.inputs[1:]] if before else []
+        is_folded = step.op == "BatchNorm" and step.compute.axis == 1
+        if before and is_folded and all(readers[entry] == 1 for entry in own):
+            _fold(module, before, step)
+        else:
+            kept.append(step)
+    plan.steps = kept
+
+
+def _fold(module, convolution, norm):
+    """Scale the filters; the norm's beta becomes their bias."""
+    names = module.plan.variables
+    arrays = {**module.params, **module.stats}
+    gamma, beta, mean, var = (arrays[names[node]] for node, _ in norm.inputs[1:])
+    scale = (var + norm.compute.eps).rsqrt()
+    if norm.compute.has_gamma:
+        scale = scale * gamma
+    weight_name, *bias_name = (names[node] for node, _ in convolution.inputs[1:])
+    bias = arrays[bias_name[0]] if bias_name else 0
+    weight = arrays[weight_name]
+    weight.mul_(scale.reshape(-1, *(1,) * (weight.ndim - 1)))
+    beta.add_((bias - mean) * scale)
+    unused = [*bias_name, *(names[norm.inputs[i][0]] for i in (1, 3, 4))]
+    convolution.inputs = [*convolution.inputs[:2], norm.inputs[2]]
+    convolution.node = norm.node
+    for name in unused:
+        module.remove(name)
+
+
+# --- Half the bytes -------------------------------------------------------------------------------
+
+
+def _halve_weights(module, dtype):
+    """Cast the weights that autocast would cast for every batch."""
+    for step in module.plan.steps:
+        if step.op in ("Convolution", "Deconvolution", "FullyConnected"):
+            for node, _ in step.inputs[1:]:
+                name = module.plan.variables.get(node)
+                if name and dtype is not torch.float32:
+                    module.set(name, module.params[name].detach().to(dtype))
+
+
+# --- In place -------------------------------------------------------------------------------------
+
+
+def _work_in_place(plan):
+    """Let ReLUs and sums overwrite what nobody reads after them."""
+    fresh = set()
+    for step in plan.steps:
+        first = step.inputs[0]
+        if first in fresh and first in step.last:
+            if step.op == "Activation" and step.compute is torch.relu:
+                step.compute = torch.relu_
+            elif step.op == "elemwise_add" and first != step.inputs[1]:
+                step.compute = torch.Tensor.add_
+        if step.op in _FRESH:
+            fresh.add((step.node, 0))
+
+
+# --- oneDNN ---------------------------------------------------------------------------------------
+
+
+class _PackedConvolution:
+    """A convolution with its weight as oneDNN wants it, and what is computed along with it.
+
+    Attributes:
+        activation: oneDNN's name of an activation and its numbers: `("hardtanh", [0, 6])`.
+        in_place: whether the sum may overwrite what is added.
+    """
+
+    def __init__(self, step, weight, bias, shape, dtype):
+        attrs, rank = step.attributes, weight.ndim - 2
+        self.stride = attrs.integers("stride") or (1,) * rank
+        self.dilation = attrs.integers("dilate") or (1,) * rank
+        self.pad = attrs.integers("pad") or (0,) * rank
+        self.groups = attrs.integer("num_group", 1)
+        self.dtype = dtype
+        self.bias = None if bias is None else bias.detach().to(dtype)
+        self.weight = _onednn._reorder_convolution_weight(
+            weight.detach().to(dtype), self.pad, self.stride, self.dilation, self.groups, shape
+        )
+        self.activation = ("none", [])
+        self.in_place = False
+
+    def __call__(self, x, other=None):
+        """Return the convolution of `x`, plus `other`, behind the activation."""
+        x = x.to(self.dtype)
+        window = self.pad, self.stride, self.dilation, self.groups
+        name, numbers = self.activation
+        if other is None:
+            return _onednn._convolution_pointwise(
+                x, self.weight, self.bias, *window, name, numbers, ""
+            )
+        name = None if name == "none" else name
+        other = other.to(self.dtype)
+        if self.in_place:
+            return _onednn._convolution_pointwise_.binary(
+                other, x, self.weight, self.bias, *window, "add", 1.0, name, numbers, ""
+            )
+        return _onednn._convolution_pointwise.binary(
+            x, other, self.weight, self.bias, *window, "add", 1.0, name, numbers, ""
+        )
+
+
+def _pack_convolutions(module, shapes, dtype):
+    plan = module.plan
+    readers = _count_readers(plan)
+    packed, fresh, kept = {}, set(), []
+    for step in plan.steps:
+        before = packed.get(step.inputs[0])
+        if step.op == "Convolution" and len(step.attributes.integers("kernel")) == 2:
+            _pack(module, step, readers, shapes, dtype)
+            packed[step.node, 0] = step
+        elif before and readers[step.inputs[0]] == 1 and _activation_of(step):
+            before.compute.activation = _activation_of(step)
+            before.node = step.node
+            del packed[step.inputs[0]]  # nothing else comes behind an activation
+            fresh.add((step.node, 0))
+            continue
+        elif step.op == "elemwise_add":
+            _add_to_convolution(step, packed, readers, fresh, kept)
+        kept.append(step)
+        if step.op in _FRESH:
+            fresh.add((step.node, 0))
+    plan.steps = kept
+
+
+def _pack(module, step, readers, shapes, dtype):
+    names = [module.plan.variables[node] for node, _ in step.inputs[1:]]
+    weight, *bias = (module.params[name] for name in names)
+    shape = shapes[step.inputs[0]]
+    step.compute = _PackedConvolution(step, weight, bias[0] if bias else None, shape, dtype)
+    for name, entry in zip(names, step.inputs[1:]):
+        readers[entry] -= 1
+        if not readers[entry]:
+            module.remove(name)
+    step.inputs = step.inputs[:1]
+
+
+def _activation_of(step):
+    """Return what oneDNN calls an activation, or None."""
+    if step.op == "Activation" and step.compute is torch.relu:
+        return "relu", []
+    if step.op == "clip":
+        bounds = [step.attributes.number(key, math.inf) for key in ("a_min", "a_max")]
+        return ("hardtanh", bounds) if all(map(math.isfinite, bounds)) else None
+    return None
+
+
+def _add_to_convolution(step, packed, readers, fresh, kept):
+    """Let the convolution before a sum compute the sum."""
+    for entry, other in (step.inputs, step.inputs[::-1]):
+        before = packed.get(entry)
+        if before and len(before.inputs) == 1 and entry != other and readers[entry] == 1:
+            step.op, step.compute = "Convolution", before.compute
+            step.compute.in_place = other in fresh and readers[other] == 1
+            step.inputs = [before.inputs[0], other]
+            kept.remove(before)
+            packed[step.node, 0] = step
+            return

@@ -1,0 +1,63 @@
+"""The one `import torch` of the project: `from common.engines.torch.runtime import torch`.
+
+MXNet may be loaded in the same process, before or after: measured, both compute the same as alone,
+with one OpenMP. Each brings a libgomp.so.1 along, and the one that is loaded first serves both.
+"""
+
+import os
+import platform
+import sys
+
+from common.base.files import UserError
+from common.base.memory import keep_all_freed_memory
+from common.base.processor import usable_cores
+
+_OLDEST = (2, 1)  # whose autocast, channels_last and foreach operators this engine uses
+
+
+def _import():
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UserError(
+            f"PyTorch is not installed in {sys.executable}: pip install torch"
+        ) from None
+    except OSError as error:  # of the dynamic loader
+        reason = str(error).split("\n")[0][:200]
+        raise UserError(
+            f"PyTorch does not start ({reason}): pip install --force-reinstall torch,"
+            f" for Python {platform.python_version()} on {platform.machine()}"
+        ) from None
+    _check_version(torch.__version__)
+    _configure(torch)
+    return torch
+
+
+def _check_version(version):
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise UserError(
+            f"PyTorch {version} is too old, {oldest} is needed: pip install 'torch>={oldest}'"
+        )
+
+
+def _configure(torch):
+    """Set what PyTorch's defaults get wrong for this project; what a user set stays."""
+    keep_all_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(usable_cores())
+    # float32 means float32: TF32 has 10 bits.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True  # all batches are of one shape
+
+
+def reason_of(error):
+    """Return in one line what an error of PyTorch says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200]
+
+
+torch = _import()

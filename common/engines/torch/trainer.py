@@ -1,0 +1,183 @@
+"""A network on its devices: one batch forward, backward and into the weights."""
+
+import numpy as np
+
+from common.base.files import UserError
+from common.engines import TrainerState, momentum
+from common.engines.torch import initial_weights, operators
+from common.engines.torch.moving_average import MovingAverage
+from common.engines.torch.optimizers import Optimizer, to_numpy
+from common.engines.torch.replicas import Replicas
+from common.engines.torch.runtime import torch
+from common.engines.torch.shapes import infer_shapes
+from common.networks import edits
+
+
+class Trainer:
+    """A network in training, with its optimizer.
+
+    Weights are float32 whatever the network computes in.
+    """
+
+    def __init__(self, network, devices, options, workers):
+        """Put the network on its devices, and make the optimizer.
+
+        Args:
+            network: in float32, as it is saved; parameters that it lacks (a new head's) are drawn
+                at random.
+            devices: `torch.device`s, which each batch is split over.
+            options: `common.engines.TrainerOptions`.
+            workers: `common.engines.torch.workers.Workers`.
+
+        Raises:
+            UserError: this engine lacks a layer of the network, or what the options ask for.
+        """
+        if options.compression:
+            kind = options.compression["type"]
+            raise UserError(f"--gc-type {kind}: --engine torch sends whole gradients; leave it out")
+        self._options, self._workers, self._devices = options, workers, devices
+        self._seed(0)
+        graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
+        attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
+        module = _build(network, devices[0], options, attributes)
+        self._weights = module.params
+        self._replicas = Replicas(module, devices)
+        self._loss_settings = {**module.loss_settings}
+        self._loss_settings["grad_scale"] *= options.loss_scale
+        self._gradient_scale = 1 / (options.batch_size * options.loss_scale)
+        self._rate = options.schedule.rate(options.updates_done)  # of the last update
+        self._optimizer = Optimizer(
+            options.optimizer,
+            {name: weight for name, weight in self._weights.items() if weight.requires_grad},
+            options.optimizer_settings,
+            attributes,
+            options.updates_done,
+            keeps_weights=options.dtype == "float16",
+        )
+        self._average = None
+        if options.average_decay:
+            self._average = MovingAverage(options.average_decay, self._weights)
+
+    def _seed(self, epoch):
+        """Seed what is drawn in an epoch: a resumed run draws what an uninterrupted one would."""
+        seed = self._options.seed * 1_000_003 + epoch * 1_009 + self._workers.rank
+        torch.manual_seed(seed % 2**31)
+
+    def begin_epoch(self, epoch):
+        """Seed what is random in this epoch."""
+        self._seed(epoch)
+
+    def step(self, batch, learning_rate):
+        """Make one update with a batch; return at once where a GPU computes.
+
+        Returns:
+            a function that waits for the probabilities, `(N, num_classes)`, and returns them.
+        """
+        probabilities, gradients = self._replicas.forward_backward(batch, **self._loss_settings)
+        read = _start_reading(probabilities)
+        torch._foreach_mul_(gradients, self._gradient_scale)
+        factor = 1.0
+        if self._options.correct_momentum:
+            factor = momentum.rate_ratio(self._rate, learning_rate)
+        self._optimizer.update(gradients, learning_rate, factor)
+        self._replicas.spread()
+        self._rate = learning_rate
+        if self._average is not None:
+            self._average.update(self._weights)
+        return read
+
+    def evaluate(self, batch):
+        """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""
+        return _start_reading(self._replicas.forward(batch))()
+
+    def synchronize(self):
+        """Wait until everything queued is computed."""
+        for device in self._devices:
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            elif device.type == "mps":
+                torch.mps.synchronize()
+
+    def state(self):
+        """Return a copy of the present state, a `TrainerState`."""
+        average = self._average
+        return TrainerState(
+            _to_numpy(self._weights),
+            _to_numpy(self._replicas.statistics()),
+            self._optimizer.state(),
+            None if average is None else _to_numpy(average.weights),
+        )
+
+    @property
+    def num_parameters(self):
+        """The number of weights, frozen ones included."""
+        return sum(array.numel() for array in self._weights.values())
+
+    def checkpoint_bytes(self):
+        """Return the sizes of a checkpoint's parameters, optimizer state and moving average."""
+        arrays = [*self._weights.values(), *self._replicas.statistics().values()]
+        averages = () if self._average is None else self._average.weights.values()
+        return (
+            sum(array.nbytes for array in arrays),
+            self._optimizer.num_bytes(),
+            sum(array.nbytes for array in averages),
+        )
+
+    def restore_average(self, saved):
+        """Go on from what `state()` returned of the average.
+
+        Raises:
+            UserError: it is of another network.
+        """
+        self._average.restore(saved)
+
+    def restore_optimizer(self, saved):
+        """Go on from what `state()` returned of the optimizer, or MXNet's.
+
+        Raises:
+            UserError: it is of another optimizer or another network.
+        """
+        self._optimizer.restore(saved)
+        self._replicas.spread()
+
+
+def _build(network, device, options, attributes):
+    """Return the `GraphModule` of a network, whose trainable weights require gradients."""
+    module = operators.build(network, options.dtype, device, channels_last=True)
+    if module.missing:
+        shapes = infer_shapes(network.graph, options.image_shape)
+        generator = torch.Generator().manual_seed(options.seed)
+        for name in [*module.missing]:
+            array = initial_weights.draw(name, shapes[name], attributes[name], generator)
+            module.set(name, operators.as_tensor(array.numpy(), device, channels_last=True))
+    fixed = edits.fixed_gammas(network.graph)
+    for name, weight in module.params.items():
+        weight.requires_grad_(name not in fixed and name not in options.frozen)
+        if name in fixed:
+            torch.nn.init.ones_(weight)
+    return module
+
+
+def _start_reading(parts):
+    """Start to copy the parts of an array from their devices.
+
+    Returns:
+        a function that waits for them, but not for what is computed later, and returns the array.
+    """
+    copies, events = [], []
+    for part in parts:
+        on_gpu = part.device.type == "cuda"
+        copies.append(part.to("cpu", non_blocking=on_gpu))
+        if on_gpu:
+            events.append(torch.cuda.current_stream(part.device).record_event())
+
+    def read():
+        for event in events:
+            event.synchronize()
+        return np.concatenate([copy.numpy() for copy in copies])
+
+    return read
+
+
+def _to_numpy(arrays):
+    return {name: to_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,61 @@
+"""New layers begin as MXNet's Module draws them."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+if importlib.util.find_spec("torch") is None:
+    pytest.skip("needs PyTorch", allow_module_level=True)
+
+from common.engines.torch.initial_weights import draw
+from common.engines.torch.runtime import torch
+from common.engines.torch.shapes import infer_shapes
+from common.networks import edits
+from common.networks.graph import Builder
+from common.networks.resnet import build_resnet
+from tests.random_networks import with_random_weights
+
+
+def drawn(graph, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
+    return {
+        name: draw(name, shape, attributes[name], generator).numpy()
+        for name, shape in infer_shapes(graph, (3, 32, 32)).items()
+    }
+
+
+def with_prelu():
+    builder = Builder()
+    body = builder.add(
+        "Convolution", "conv0", builder.variable("data"), kernel=(3, 3), num_filter=64
+    )
+    body = builder.add("Flatten", "flat", builder.add("LeakyReLU", "relu", body, act_type="prelu"))
+    return builder.graph(edits.classify(builder, body, 5, "fc1"))
+
+
+@pytest.mark.parametrize(
+    "graph", [build_resnet(10, 5, width=32), with_prelu()], ids=["bn", "prelu"]
+)
+def test_weights_are_as_large_as_mxnets_and_the_rest_is_equal(graph):
+    if importlib.util.find_spec("mxnet") is None:
+        pytest.skip("needs MXNet")
+    xavier = {"rnd_type": "gaussian", "factor_type": "in", "magnitude": 2}
+    network = with_random_weights(graph, 32, 0, **xavier)
+    expected = {**network.params, **network.stats}
+    got = drawn(graph)
+    assert got.keys() == expected.keys()
+    for name, array in expected.items():
+        assert got[name].dtype == np.float32
+        assert got[name].shape == array.shape
+        if name.endswith("_weight"):
+            assert got[name].std() == pytest.approx(array.std(), rel=0.15), name
+        else:
+            np.testing.assert_array_equal(got[name], array, err_msg=name)
+
+
+def test_the_seed_decides():
+    one, same, other = (drawn(with_prelu(), seed)["conv0_weight"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).any()
