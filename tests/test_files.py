@@ -1,4 +1,4 @@
-"""Files that appear only when whole, and errors that a user can mend."""
+"""Files that appear only when whole, and errors that a user can fix."""
 
 import os
 import subprocess

@@ -235,7 +235,7 @@ def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_
 
 
 def test_a_published_file_that_was_damaged_on_its_way_is_found(tmp_path):
-    """In the older format of PyTorch nothing but the name tells of a flipped bit."""
+    """In the older format of PyTorch only the name reveals a flipped bit."""
     path = str(tmp_path / "resnet18-f37072fd.pth")
     save_legacy(path, resnet_state((1, 1, 1, 1), num_classes=9))
     with pytest.raises(UserError, match=r"f37072fd.pth: is damaged, or another file of that name"):

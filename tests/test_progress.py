@@ -1,4 +1,4 @@
-"""Long work tells how far it is: by a bar on a terminal, by lines in a pipe."""
+"""Long work reports its progress: by a bar on a terminal, by lines in a pipe."""
 
 import fcntl
 import os

@@ -73,7 +73,7 @@ def test_a_process_that_is_held_to_one_core_has_one():
 # The stand-in for MXNet asks the dynamic loader for what its library would ask for, so that the
 # words are the loader's own. 99: a version that no machine has.
 @pytest.mark.parametrize(
-    ("library", "mend"),
+    ("library", "fix"),
     [
         ("libcuda.so.1", "install the driver"),
         ("libcudart.so.8.0", "libcublas.so.8.0"),
@@ -86,17 +86,17 @@ def test_a_process_that_is_held_to_one_core_has_one():
         ("libquadmath.so.99", "libquadmath0"),
     ],
 )
-def test_a_missing_library_is_one_line_with_its_mend(stand_in, library, mend):
+def test_a_missing_library_is_one_line_with_its_fix(stand_in, library, fix):
     if library == "libcuda.so.1" and shutil.which("nvidia-smi"):
         pytest.skip("this machine has the driver")
     folder = stand_in("mxnet", f"import ctypes\nctypes.CDLL({library!r})")
     status, _, errors = run_python("-c", START, PYTHONPATH=folder)
     assert status == 2 and errors.count("\n") == 1
-    assert mend in errors
+    assert fix in errors
 
 
 @pytest.mark.parametrize(
-    ("module", "code", "mend"),
+    ("module", "code", "fix"),
     [
         ("numpy", "__version__ = '2.1.0'", "MXNet needs numpy 1 and here is numpy 2.1.0"),
         ("mxnet", "raise OSError('libmxnet.so: cannot enable executable stack')", "patchelf"),
@@ -104,9 +104,9 @@ def test_a_missing_library_is_one_line_with_its_mend(stand_in, library, mend):
         ("mxnet", "raise ModuleNotFoundError(name='distutils')", 'pip install "setuptools<81"'),
     ],
 )
-def test_other_known_failures_are_one_line_too(stand_in, module, code, mend):
+def test_other_known_failures_are_one_line_too(stand_in, module, code, fix):
     status, _, errors = run_python("-c", START, PYTHONPATH=stand_in(module, code))
-    assert status == 2 and errors.count("\n") == 1 and mend in errors
+    assert status == 2 and errors.count("\n") == 1 and fix in errors
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,7 @@ def test_without_a_network_the_last_line_says_what_to_do(repository):
 
 
 def pretend_environment(repository, stamp):
-    """Make what looks like an environment, with a file that tells it from another one."""
+    """Make what looks like an environment, with a file that distinguishes it from another."""
     folder = repository / ".venv"
     (folder / "bin").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(shutil.which("true"))
