@@ -12,14 +12,13 @@ framework, and it knows nothing of flags, records or checkpoints.
     memory_in_use(devices) -> str            for people
     versions() -> {str: str}                 of what it computes with
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
+    layer_shapes(graph, image_shape)         {layer: shape of its output}, for one image
     optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
     quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
-    print_summary(graph, image_shape)        the layers as a table; MXNet only
-    draw(graph, image_shape) -> str          the layers in the language of Graphviz; MXNet only
 
 A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.

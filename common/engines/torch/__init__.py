@@ -4,7 +4,7 @@ from common.engines.torch.devices import check, describe, memory_in_use, parse_d
 from common.engines.torch.memory import allocate
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.predictor import Predictor
-from common.engines.torch.shapes import infer_shapes
+from common.engines.torch.shapes import infer_shapes, layer_shapes
 from common.engines.torch.trainer import Trainer
 from common.engines.torch.workers import Workers
 from common.networks.graph import MXNET_VERSION as SYMBOL_VERSION
@@ -21,6 +21,7 @@ __all__ = [
     "check",
     "describe",
     "infer_shapes",
+    "layer_shapes",
     "memory_in_use",
     "optimizers",
     "parse_devices",
