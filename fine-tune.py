@@ -18,23 +18,24 @@ stop_while_importing()
 import logging
 import math
 
-from common import engines
 from common.base.files import UserError
 from common.base.help import HelpFormatter, Parser, number, whole
 from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
+from common.engines.choice import choose
 from common.networks import Network, checkpoint, edits, pretrained, torch_networks
 from common.training import batches, checks, fit, flags, preview
 
 
 def main():
     args = parse_args()
-    engine = engines.load(args.engine)
-    devices = engine.parse_devices(args.gpus)
+    engine, devices, reason = choose(
+        args.engine, args.gpus, args.dtype, "train", compiled=args.compile
+    )
     workers = engine.Workers(args.kv_store, devices)
     start_log(workers.rank)
+    logging.info("engine: %s, %s", engine.NAME, reason)
     flags.check_flags(args, engine)
-    engine.check(args.dtype, devices)
 
     data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
     try:

@@ -29,7 +29,6 @@ import sys
 
 import numpy as np
 
-from common import engines
 from common.base.files import DATA_DIR, MODEL_DIR, UserError, exclusive_lock, require_target
 from common.base.help import Parser
 from common.base.progress import Progress
@@ -42,6 +41,8 @@ from common.data.image_set import (
     open_records,
     train_labels,
 )
+from common.engines import add_engine_arg
+from common.engines.choice import choose
 from common.evaluation import named_photographs, submission
 from common.evaluation.ensemble import fingerprint, load_predictor
 from common.evaluation.scores import format_scores, score
@@ -62,6 +63,7 @@ def main():
         network = checkpoint.load(*args.networks[0])
         export_onnx(args.export_onnx, network, (3, args.crop_size, args.crop_size))
     else:
+        logging.info("engine: %s, %s", args.engine.NAME, args.why)
         with exclusive_lock(args.output, "predicting for it"):
             status = name_images(args) if args.images else predict(args)
     return status
@@ -111,7 +113,7 @@ def parse_args():
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
     add_challenge_args(parser)
-    engines.add_engine_arg(add_view_args(parser))
+    add_engine_arg(add_view_args(parser))
     args = parser.parse_args()
     if args.merge and args.epoch:
         parser.error("--merge averages files, and takes no EPOCH and GPU")
@@ -150,9 +152,9 @@ def complete_args(args):
     complete_view_args(args, prefixes)
     if args.export_onnx:
         return
-    args.engine = engines.load(args.engine)
-    args.devices = args.engine.parse_devices(args.gpu or "cpu", "GPU")
-    args.engine.check(args.dtype, args.devices)
+    args.engine, args.devices, args.why = choose(
+        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", args.compile
+    )
 
 
 def numbers(flag, text, kind):

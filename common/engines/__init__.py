@@ -1,14 +1,14 @@
 """Engines: what computes a network, behind one interface: MXNet or PyTorch.
 
 An engine is a package of this folder with the functions and classes below. `load` imports it when
-a step needs it; `import common.engines` does not. Nothing outside of the package imports its
-framework, and it knows nothing of flags, records or checkpoints.
+a step needs it (`choice` says which); `import common.engines` does not. Nothing outside of the
+package imports its framework, and it knows nothing of flags, records or checkpoints.
 
     NAME                                     for people: "MXNet"
     SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
     describe() -> {str: str}                 what it is and what it can do on this machine
     parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
-    check(dtype, devices)                    UserError: these devices do not compute in it
+    check(dtype, devices, compiled=False)    UserError: these devices do not compute in it
     memory_in_use(devices) -> str            for people
     versions() -> {str: str}                 of what it computes with
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
@@ -16,7 +16,7 @@ framework, and it knows nothing of flags, records or checkpoints.
     optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
-    Predictor(networks, weights, devices, batch_size, image_shape, dtype)
+    Predictor(networks, weights, devices, batch_size, image_shape, dtype, compiled=False)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
     quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
 
@@ -42,13 +42,18 @@ ENGINES = ("mxnet", "torch")  # in the order of preference
 
 
 def add_engine_arg(parser):
-    """Add the flag that chooses the engine."""
+    """Add the flags that choose the engine and how it works."""
     parser.add_argument(
         "--engine",
         choices=["auto", *ENGINES],
         default="auto",
-        help="what computes the network: MXNet or PyTorch; auto: the one that is installed, MXNet"
-        " where both are (default: auto)",
+        help="what computes the network: MXNet or PyTorch; auto: the one that is installed, and of"
+        " both the one that suits the devices and is faster there (default: auto)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="translate the network to code of its own first, which takes minutes; PyTorch only",
     )
 
 
@@ -79,6 +84,7 @@ class TrainerOptions:
             it takes the rate before the first one from here, and servers that make the updates by
             themselves (`Workers.is_async`) take all rates from here.
         dtype: what the network computes in: float32, float16 or bfloat16.
+        compiled: whether the network is compiled for these devices (PyTorch).
         optimizer: a name of `optimizers()`.
         optimizer_settings: all but the learning rate.
         updates_done: updates that were made before, where a run is resumed.
@@ -95,6 +101,7 @@ class TrainerOptions:
     image_shape: Sequence[int]
     schedule: Any
     dtype: str = "float32"
+    compiled: bool = False
     optimizer: str = "sgd"
     optimizer_settings: Dict[str, float] = field(default_factory=dict)
     updates_done: int = 0

@@ -25,6 +25,7 @@ def load_predictor(args, photographs=None):
         args.batch_size,
         (3, args.crop_size, args.crop_size),
         args.dtype,
+        args.compile,
     )
 
 

@@ -97,6 +97,7 @@ class Run:
             image_shape=self.data.train.image_shape,
             schedule=self.schedule,
             dtype=args.dtype,
+            compiled=args.compile,
             optimizer=name,
             optimizer_settings=settings,
             updates_done=self.begin_epoch * self._updates_an_epoch,

@@ -12,6 +12,7 @@ except ImportError:  # Windows
 
 from common.base.files import UserError
 from common.base.processor import cpu_flags
+from common.engines.torch import compilation
 from common.engines.torch.runtime import reason_of, torch
 
 
@@ -90,12 +91,14 @@ def has_gpu(devices):
     return devices[0].type != "cpu"
 
 
-def check(dtype, devices):
+def check(dtype, devices, compiled=False):
     """Make the process ready to compute in `dtype`, before it computes anything.
 
     Raises:
-        UserError: these devices do not compute in it.
+        UserError: these devices do not compute in it, or nothing can be `compiled` for them.
     """
+    if compiled:
+        compilation.check(devices)
     if dtype == "int8":
         raise UserError("--dtype int8: this engine has none; use --engine mxnet")
     if dtype in ("float16", "bfloat16"):

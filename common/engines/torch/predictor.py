@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.torch import fusion, operators
+from common.engines.torch import compilation, fusion, operators
 from common.engines.torch.memory import copy_to
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
@@ -23,16 +23,19 @@ class Predictor:
         batch_size: images in a batch of one view.
         image_shape: (3, H, W) of one view.
         dtype: what the networks compute in.
+        compiled: whether `torch.compile` translates them.
 
     Raises:
         UserError: the networks differ in classes, lack parameters, or do not take such images.
     """
 
-    def __init__(self, networks, weights, devices, batch_size, image_shape, dtype="float32"):
+    def __init__(
+        self, networks, weights, devices, batch_size, image_shape, dtype="float32", compiled=False
+    ):
         self.weights = [float(weight) / float(sum(weights)) for weight in weights]
         self.image_shape = tuple(image_shape)
         shape = (batch_size, *image_shape)
-        built = [_build(network, devices, shape, dtype) for network in networks]
+        built = [_build(network, devices, shape, dtype, compiled) for network in networks]
         self._devices = devices
         self._modules = [*zip(*(modules for modules, _ in built))]  # by devices, by networks
         classes = {num_classes for _, num_classes in built}
@@ -86,7 +89,7 @@ class Predictor:
         return batch, probabilities
 
 
-def _build(network, devices, data_shape, dtype):
+def _build(network, devices, data_shape, dtype, compiled):
     """Return a module for each device, and the number of classes.
 
     All devices of a CPU are one, and share its module.
@@ -95,11 +98,11 @@ def _build(network, devices, data_shape, dtype):
     for device in devices:
         place = "cpu" if device.type == "cpu" else device
         if place not in modules:
-            modules[place], num_classes = _build_on(network, place, data_shape, dtype)
+            modules[place], num_classes = _build_on(network, place, data_shape, dtype, compiled)
     return [modules["cpu" if d.type == "cpu" else d] for d in devices], num_classes
 
 
-def _build_on(network, device, data_shape, dtype):
+def _build_on(network, device, data_shape, dtype, compiled):
     by_pixels = torch.device(device).type in ("cpu", "cuda")
     module = operators.build(network, dtype, device, channels_last=by_pixels)
     try:
@@ -113,7 +116,10 @@ def _build_on(network, device, data_shape, dtype):
     shape = entries[module.plan.output]
     if len(shape) != 2:
         raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
-    fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
+    if compiled:
+        compilation.compile_for_prediction(module)
+    else:
+        fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
     return module, shape[1]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from common.base.files import UserError
 from common.engines import TrainerState, momentum
-from common.engines.torch import initial_weights, operators
+from common.engines.torch import compilation, initial_weights, operators
 from common.engines.torch.moving_average import MovingAverage
 from common.engines.torch.optimizers import Optimizer, to_numpy
 from common.engines.torch.replicas import Replicas
@@ -155,6 +155,8 @@ def _build(network, device, options, attributes):
         weight.requires_grad_(name not in fixed and name not in options.frozen)
         if name in fixed:
             torch.nn.init.ones_(weight)
+    if options.compiled:
+        compilation.compile_for_training(module)
     return module
 
 
