@@ -1,4 +1,4 @@
-"""Both engines in one run, and plain PyTorch: ResNet-152 at 320 px, training and predicting on a CPU.
+"""Both engines in one run, and plain PyTorch: ResNet-152 at 320 px, trained and used on a CPU.
 
     python -m benchmarks.engines
 
