@@ -29,12 +29,10 @@ from common.training import batches, checks, fit, flags, preview
 
 def main():
     args = parse_args()
-    engine, devices, reason = choose(
-        args.engine, args.gpus, args.dtype, "train", compiled=args.compile
-    )
+    chosen = choose(args.engine, args.gpus, args.dtype, "train", compiled=args.compile)
+    engine, devices, _ = chosen
     workers = engine.Workers(args.kv_store, devices)
     start_log(workers.rank)
-    logging.info("engine: %s, %s", engine.NAME, reason)
     flags.check_flags(args, engine)
 
     data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
@@ -45,13 +43,14 @@ def main():
             return preview.measure_reading(data.train)
         checks.check_batch_size(args, devices)
         with fit.only_run(args, workers):
-            return fine_tune(args, engine, data, devices, workers)
+            return fine_tune(args, chosen, data, workers)
     finally:
         data.close()
 
 
-def fine_tune(args, engine, data, devices, workers):
-    """Train the pretrained network, or resume from a checkpoint."""
+def fine_tune(args, chosen, data, workers):
+    """Train the pretrained network, or resume from a checkpoint, with the engine of `choose`."""
+    engine, devices, reason = chosen
     begin_epoch = fit.first_epoch(args, workers)
     classes = None
     if not args.dry_run and not workers.rank:
@@ -70,6 +69,7 @@ def fine_tune(args, engine, data, devices, workers):
     shapes = engine.infer_shapes(network.graph, data.train.image_shape)
     checks.check_params(network, shapes, data.train.image_shape, untrained, source)
     checks.check_num_classes(network, data.num_classes)
+    logging.info("engine: %s, %s", engine.NAME, reason)
     run = fit.Run(args, engine, network, data, devices, workers, begin_epoch, classes)
     if args.dry_run:
         run.report_needs()

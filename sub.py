@@ -63,7 +63,6 @@ def main():
         network = checkpoint.load(*args.networks[0])
         export_onnx(args.export_onnx, network, (3, args.crop_size, args.crop_size))
     else:
-        logging.info("engine: %s, %s", args.engine.NAME, args.why)
         with exclusive_lock(args.output, "predicting for it"):
             status = name_images(args) if args.images else predict(args)
     return status

@@ -1,10 +1,15 @@
 """`--engine auto`: which engine computes, and why."""
 
+import cv2
+import numpy as np
 import pytest
 
 from common import engines
 from common.base.files import UserError
 from common.engines import choice
+from common.networks import checkpoint, edits
+from common.networks.resnet import build_resnet
+from tests.random_networks import with_random_weights
 
 needs_both = pytest.mark.skipif(
     len(engines.installed()) < 2, reason="takes MXNet and PyTorch in one environment"
@@ -73,10 +78,12 @@ def test_what_no_engine_does_is_one_line():
 
 
 def test_scripts_name_the_engine_and_the_reason(script, tmp_path):
-    (tmp_path / "photograph.jpg").write_bytes(b"")
+    name = engines.installed()[0]
+    network = with_random_weights(edits.take_raw_images(build_resnet(10, 3, width=8)), 32, seed=0)
+    checkpoint.save(str(tmp_path / "net"), 1, network)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
     done = script(
-        *("sub.py", 1, "cpu", "--images", tmp_path, "--model-prefix", tmp_path / "net"),
-        *("--output", tmp_path / "out.csv", "--engine", engines.installed()[0]),
-        status=2,
+        *("sub.py", 1, "cpu", "--images", tmp_path / "a.png", "--model-prefix", tmp_path / "net"),
+        *("--crop-size", 32, "--output", tmp_path / "out.csv", "--engine", name),
     )
-    assert f"engine: {engines.load(engines.installed()[0]).NAME}, asked for" in done.stderr
+    assert f"engine: {engines.load(name).NAME}, asked for\n" in done.stderr
