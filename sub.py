@@ -44,6 +44,7 @@ from common.data.image_set import (
 )
 from common.evaluation import named_photographs, submission
 from common.evaluation.ensemble import fingerprint, load_predictor
+from common.evaluation.report import write_report
 from common.evaluation.scores import format_scores, score
 from common.evaluation.views import add_view_args, complete_view_args, load_views
 from common.networks import checkpoint
@@ -258,8 +259,6 @@ def finish(args, predictions, categories, images=None):
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return
-    from common.evaluation.report import write_report  # here: matplotlib alone takes half a second
-
     unknown = len(predictions.ids)
     predictions = predictions.with_truth()
     unknown -= len(predictions.ids)
