@@ -11,7 +11,7 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 -classes.csv (what the labels mean, where a JSON, a class file or the list's folders say so).
 """
 
-from common.base.script import run_script, start_log, stop_while_importing
+from common.base.script import run_script, stop_while_importing
 
 stop_while_importing()
 
@@ -24,7 +24,7 @@ from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
 from common.engines.choice import choose
 from common.networks import Network, checkpoint, edits, pretrained, torch_networks
-from common.training import batches, checks, fit, flags, preview
+from common.training import batches, checks, fit, flags, log_lines, preview
 
 
 def main():
@@ -32,7 +32,7 @@ def main():
     chosen = choose(args.engine, args.gpus, args.dtype, "train", compiled=args.compile)
     engine, devices, _ = chosen
     workers = engine.Workers(args.kv_store, devices)
-    start_log(workers.rank)
+    log_lines.start(args, workers.rank)
     flags.check_flags(args, engine)
 
     data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)

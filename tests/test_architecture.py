@@ -20,7 +20,7 @@ PACKAGES = {
     "engines.mxnet": ({"base", "networks", "engines"}, {"numpy", "mxnet"}),
     "engines.torch": ({"base", "networks", "engines"}, {"numpy", "torch"}),
     "training": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
-    "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
+    "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2"}),
     "tools": (
         {"base", "data", "networks", "engines", "training", "evaluation"},
         {"numpy", "cv2"},

@@ -89,6 +89,7 @@ def test_a_training_leaves_checkpoints_a_log_curves_and_its_settings(script, fla
     assert classes[0].name == "Actinoptychus"
     assert "Before training: validation-accuracy=" in said
     assert "Epoch[0] Batch [2]\tSpeed: " in said
+    assert "Node[0] Epoch 3 of 3: loss " in said.splitlines()[-1]
 
 
 def test_mxnets_own_tool_reads_the_log(script, flags, tmp_path):
@@ -130,6 +131,27 @@ def test_on_a_terminal_a_bar_tells_the_time_left(flags):
     assert running.returncode == 0
     assert re.search(r"Epoch 0:  [257][05]%.*/64 \[\d\d:\d\d<\d\d:\d\d, .*images/s", said.decode())
     assert b"Batch [2]" not in said
+
+
+def test_a_plain_log_is_one_line_an_epoch(script, flags):
+    said = script("fine-tune.py", *flags, "--log", "plain").stderr.splitlines()
+    lines = [line for line in said if "top-5" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "Before training",
+        *(f"Epoch {epoch} of 3" for epoch in (1, 2, 3)),
+    ]
+    scores = r"loss \d\.\d{3}, validation loss \d\.\d{3}, top-1 \d+\.\d%, top-5 \d+\.\d%"
+    best = r"best top-5 \d+\.\d% \(epoch \d\)"
+    assert re.fullmatch(rf".*: {scores}; {best}; \d+\.\d images/s; 0:00:00 left", lines[-1])
+    assert not [line for line in said if "Epoch[" in line or "Saved checkpoint" in line]
+
+
+def test_a_quiet_run_prints_nothing_and_leaves_its_files(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--num-epochs", 1, "--lr-step-epochs", "", "--quiet")
+    assert (said.stdout, said.stderr) == ("", "")
+    assert checkpoint.find_epochs(str(tmp_path / "run")) == [1]
+    said = script("fine-tune.py", *flags, "--load-epoch", 7, "--quiet", status=2).stderr
+    assert said.startswith("fine-tune.py: ")
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):

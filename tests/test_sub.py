@@ -356,6 +356,18 @@ def test_the_csv_goes_into_the_current_folder_by_the_name_of_the_epoch(folder, s
     assert len(read_csv(tmp_path / "elsewhere" / "submission_epoch_2.csv")) == 9
 
 
+def test_quiet_prints_warnings_alone(folder, script, tmp_path):
+    flags = ["1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net", "--quiet"]
+    flags += ["--crop-size", SIZE, "--set", "val", "--output", tmp_path / "val.csv"]
+    said = script("sub.py", *flags)
+    assert (said.stdout, said.stderr) == ("", "")
+    assert "top-1 error" in (tmp_path / "report-val.csv").read_text()
+    images = sorted((folder / "train_val_images").rglob("*.jpg"))
+    images[0].write_bytes(b"no photograph")
+    said = script("sub.py", *flags)
+    assert said.stdout == "" and "1 images could not be read" in said.stderr
+
+
 def test_a_photograph_on_its_side_is_turned_whether_packed_or_not(folder, sub, script):
     for i in range(9):
         path = folder / "test2017" / f"t{i}.jpg"

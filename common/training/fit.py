@@ -16,6 +16,7 @@ from common.networks import checkpoint, edits
 from common.training import schedule
 from common.training.flags import parse_top_k
 from common.training.history import EpochMeter, Tally, last_epoch, log_path
+from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
 
@@ -145,8 +146,10 @@ class Run:
             if self.is_first:
                 self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
                 self.files.begin()
+                lines = EpochLines(self.args, self.files.history, saved)
                 if self.args.initial_validation or self.files.history.lacks_validation(saved):
                     self._validate(saved)
+                    lines.log_first()
                 self.files.draw_curves()  # where the run was killed before it did
                 self.files.prune(saved)
             for epoch in range(saved, self.args.num_epochs):
@@ -155,6 +158,7 @@ class Run:
                     self._save(epoch + 1, meter)
                     saved = epoch + 1
                     self._validate(saved)
+                    lines.log(saved)
                     self.files.draw_curves()
                     self.files.prune(saved)
         except (KeyboardInterrupt, OSError):  # stopped, or the disk is full
@@ -168,7 +172,8 @@ class Run:
         self.trainer.begin_epoch(epoch)
         train.set_epoch(epoch)
         first_update = epoch * self._updates_an_epoch + 1
-        meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks)
+        title = bar_title(self.args, epoch)
+        meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks, title)
         # Counted one batch late, so that Python never waits for the batch that it has just queued.
         waiting = None
         with meter, contextlib.closing(iter(train)) as batches:
@@ -226,7 +231,7 @@ class Run:
             f"Epoch[{epochs_done - 1}] Validation" if epochs_done else "Before training: validation"
         )
         for name, value in tally.named():
-            logging.info("%s-%s=%f", title, name, value)
+            mxnet_lines.info("%s-%s=%f", title, name, value)
         self.files.history.update(epochs_done, tally.row("val_"))
 
     def report_needs(self):

@@ -8,6 +8,7 @@ from common.base.files import MODEL_DIR, UserError
 from common.base.help import number, whole
 from common.engines import add_engine_arg
 from common.training import schedule
+from common.training.log_lines import add_log_args
 
 DTYPES = ("float32", "float16", "bfloat16")
 KV_STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
@@ -71,9 +72,8 @@ def add_fit_args(parser):
         default="5",
         help="top-k accuracies to report, e.g. 3,5; 1 and 5 are always reported",
     )
-    group.add_argument(
-        "--disp-batches", type=whole, default=20, help="batches between two lines of the log"
-    )
+
+    add_log_args(parser.add_argument_group("Log"))
 
     group = parser.add_argument_group("Checkpoints")
     group.add_argument(

@@ -17,6 +17,7 @@ from common.networks import checkpoint
 from common.training import curves
 from common.training.flags import parse_top_k
 from common.training.history import History, log_path
+from common.training.log_lines import mxnet_lines
 
 
 class RunFiles:
@@ -83,7 +84,7 @@ class RunFiles:
         trained = network.with_arrays(state.params, state.stats)
         checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
         self.history.update(epochs_done, columns)
-        logging.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
+        mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
 
     def draw_curves(self):
         """Draw the learning curves of the log."""
