@@ -73,7 +73,7 @@ def _detect(python):
     has_python = python.fits("cpu") if python else interpreters.find("cpu") is not None
     kind, reason = machine.choose(machine.look(), has_python)
     if reason:
-        _say(reason)
+        _say(f"{reason}: taking {'PyTorch' if kind == 'torch' else 'the CPU wheel of MXNet'}")
     return kind
 
 

@@ -141,29 +141,26 @@ def choose(machine, has_python):
     """
     reason = why_no_mxnet(machine)
     if reason:
-        return "torch", f"{reason}: taking PyTorch"
+        return "torch", reason
     kind, reason = _fitting_wheel(machine)
     if kind != "torch" and not has_python:
-        return "torch", (
-            "MXNet needs Python 3.8 to 3.12 with its venv module, and none is here: taking PyTorch"
-        )
+        return "torch", "MXNet needs Python 3.8 to 3.12 with its venv module, and none is here"
     return kind, reason
 
 
 def _fitting_wheel(machine):
     if not machine.gpus:
-        is_lost = "nvidia-smi finds no GPU that works: taking the CPU wheel"
-        return "cpu", is_lost if machine.has_driver else ""
+        return "cpu", "nvidia-smi finds no GPU that works" if machine.has_driver else ""
     if (machine.system, machine.processor) != _LINUX:
-        return "torch", "MXNet's GPU wheels are for Linux on x86-64: taking PyTorch"
+        return "torch", "MXNet's GPU wheels are for Linux on x86-64"
     if any(_fits_cu117(gpu) for gpu in machine.gpus):
         return "cu117", ""
     if machine.has_cuda_8 and any(_fits_cu80(gpu) for gpu in machine.gpus):
         return "cu80", ""
     names = "; ".join(map(str, machine.gpus))
     if any(_fits_torch(gpu) and (gpu.capability or 0) >= 9.0 for gpu in machine.gpus):
-        return "torch", f"no MXNet wheel has code for {names}: taking PyTorch"
-    return "cpu", f"no MXNet wheel runs on {names}: taking the CPU wheel. {_NEEDED}"
+        return "torch", f"no MXNet wheel has code for {names}"
+    return "cpu", f"no MXNet wheel runs on {names} ({_NEEDED})"
 
 
 def _fits_cu117(gpu):
