@@ -85,11 +85,12 @@ def announce_torch(build, has_gpu, say):
     say(f"PyTorch's build for {build} is what pip finds")
     if has_gpu == (build != "CPU"):
         return
-    better = "GPUs" if has_gpu else "CPUs"
+    better = "CUDA" if has_gpu else "CPUs"
+    download, _ = sizes.cost("torch", "CUDA 13" if has_gpu else "CPU")
     say(
         f"this machine has {'a' if has_gpu else 'no'} GPU that PyTorch can use; for its build for"
-        f" {better} stop this (Ctrl-C), set PIP_EXTRA_INDEX_URL to the address of PyTorch's index"
-        f" for {better}, which its install page shows, and run it again"
+        f" {better} ({sizes.in_bytes(download)}) stop this (Ctrl-C), set PIP_EXTRA_INDEX_URL to the"
+        f" address of PyTorch's index for {better}, which its install page shows, and run it again"
     )
 
 

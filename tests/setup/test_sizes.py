@@ -37,7 +37,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_downloaded(tmp_p
 
 @pytest.mark.parametrize(
     ("build", "has_gpu", "better"),
-    [("CUDA 13", False, "CPUs"), ("CPU", True, "GPUs"), ("CPU", False, ""), ("CUDA 12", True, "")],
+    [("CUDA 13", False, "CPUs"), ("CPU", True, "CUDA"), ("CPU", False, ""), ("CUDA 12", True, "")],
 )
 def test_a_build_of_pytorch_that_does_not_fit_is_said_with_the_way_to_another(
     build, has_gpu, better
