@@ -128,10 +128,11 @@ def _make(environment, kind, python):
             f"{environment.shown} is in use for {stamp.kind} and Python {stamp.python}; another"
             " engine, interpreter or requirements/ are wanted: remaking it"
         )
-    elif environment.is_foreign():
+    foreign = environment.find_foreign()
+    if foreign is not None:
         raise SetupError(
-            f"{environment.shown} exists and was not made by setup.sh: move it away, or name"
-            " another folder: VENV=.venv-2 sh setup.sh"
+            f"{foreign} exists and was not made by setup.sh: move it away, or name another folder:"
+            " VENV=.venv-2 sh setup.sh"
         )
     python = python or interpreters.find(kind, environment.interpreter)
     if python is None:

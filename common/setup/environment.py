@@ -96,10 +96,12 @@ class Environment:
                         return os.path.join(home, _PYTHON if os.name == "nt" else "python3")
         return None
 
-    def is_foreign(self):
-        """Return whether something is here that setup.sh did not make."""
-        marked = os.path.exists(os.path.join(self.folder, _STAMP))
-        return os.path.lexists(self.folder) and not marked
+    def find_foreign(self):
+        """Return the first of its folders that is there and that setup.sh did not make, or None."""
+        for folder in (self.folder, self.new, self._old):
+            if os.path.lexists(folder) and not _is_ours(folder):
+                return folder
+        return None
 
     def is_tidy(self):
         """Return whether no run has left anything beside the environment."""
@@ -112,8 +114,9 @@ class Environment:
         """
         _remove(self._trash)
         with contextlib.suppress(OSError):
-            os.rmdir(self.folder)  # made, and nothing in it yet
-        if self.stamp is None and _read_stamp(self._old) and not self.is_foreign():
+            os.rmdir(self.folder)  # made by someone, and nothing in it yet
+        is_free = _is_ours(self.folder) or not os.path.lexists(self.folder)
+        if self.stamp is None and is_free and _read_stamp(self._old):
             self._discard(self.folder)
             os.rename(self._old, self.folder)
         self._discard(self._old)
@@ -123,7 +126,9 @@ class Environment:
     def begin(self, interpreter):
         """Make a new, bare environment beside the present one, with the Python of a path."""
         self.drop_new()
-        os.mkdir(self.new)
+        os.mkdir(self._trash)
+        _write_stamp(self._trash, "unfinished")  # from now on it is known as ours
+        os.rename(self._trash, self.new)
         name = os.path.basename(self.folder)
         done = run([interpreter, "-m", "venv", "--prompt", name, self.new], stderr=subprocess.PIPE)
         if done.returncode == 0:
@@ -142,7 +147,6 @@ class Environment:
     def take_place(self):
         """Give the new environment the name of the present one, which is removed."""
         _rename_in_scripts(self.new, self.folder)
-        self._discard(self._old)
         if os.path.lexists(self.folder):
             os.rename(self.folder, self._old)
         os.rename(self.new, self.folder)
@@ -157,8 +161,8 @@ class Environment:
         self._discard(self.new)
 
     def _discard(self, folder):
-        """Remove a folder; rename it first, because an interruption may leave a part of it."""
-        if os.path.lexists(folder):
+        """Remove a folder of ours; rename it first: an interruption may leave a part of it."""
+        if _is_ours(folder):
             _remove(self._trash)
             os.rename(folder, self._trash)
             _remove(self._trash)
@@ -167,6 +171,10 @@ class Environment:
 def python_of(folder):
     """Return the path of the Python of the environment in a folder."""
     return os.path.join(folder, _BIN, _PYTHON)
+
+
+def _is_ours(folder):
+    return os.path.exists(os.path.join(folder, _STAMP))
 
 
 def _read_stamp(folder):

@@ -127,6 +127,15 @@ def test_what_a_run_of_the_earlier_setup_left_half_way_is_put_right(repository, 
     assert environments(repository) == [".venv"]
 
 
+@pytest.mark.parametrize("name", [".venv", ".venv.new", ".venv.old"])
+def test_what_setup_did_not_make_is_left_alone(repository, fakes, name):
+    folder = repository / name
+    folder.mkdir()
+    (folder / "of-the-user").write_text("")
+    assert set_up(repository, "cpu", **fakes) == 1
+    assert environments(repository) == [name] and os.listdir(folder) == ["of-the-user"]
+
+
 def test_a_link_to_an_environment_elsewhere_is_replaced_and_not_what_it_leads_to(
     repository, fakes, tmp_path
 ):
