@@ -13,9 +13,9 @@ _SIZES = {
     "cu117": (2470, 4500),
     "cu80": (480, 920),
 }
-# The same of PyTorch, by its build; MXNet and the rest of requirements/both.txt are 50 and 150 MB.
-_TORCH = {"CPU": (320, 1100), "CUDA 12": (4240, 7700), "CUDA 13": (3130, 6000)}
-_MXNET = (50, 150)
+# The same of PyTorch, by its build, and of MXNet beside it.
+_TORCH = {"CPU": (320, 1200), "CUDA 12": (4240, 7700), "CUDA 13": (3130, 6000)}
+_MXNET = (50, 300)
 
 _MB_A_SECOND = 10
 

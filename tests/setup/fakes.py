@@ -30,7 +30,7 @@ case $* in
     printf '#!%s/bin/python\\n' "$folder" >"$folder/bin/tool"
     ;;
 *' install '*)
-    echo pip >>"$STEPS.pip"
+    echo "$*" >>"$STEPS.pip"
     [ ! -p "$STEPS.wait" ] || cat "$STEPS.wait"
     case $FILLING in
     none) exit 1 ;;

@@ -116,6 +116,18 @@ def test_wheels_for_gpus_are_installed_without_a_gpu(repository, fakes):
     assert filling_of(repository) == "does not start"
 
 
+def test_the_driver_limits_the_pytorch_that_is_installed(repository, fakes, tmp_path, monkeypatch):
+    """tests/setup/test_machine.py has the limits of each driver."""
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '9.0, 550.54.14, NVIDIA H100'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("platform.system", lambda: "Linux")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    assert set_up(repository, "torch", **fakes) == 0
+    with open(fakes["STEPS"] + ".pip") as calls:
+        assert calls.readlines()[-1].endswith("requirements/torch.txt torch<2.11\n")
+
+
 def test_what_a_run_of_the_earlier_setup_left_half_way_is_put_right(repository, fakes):
     """It made the new environment in the place of the old one, which it kept as .venv.old."""
     set_up(repository, "cpu", **fakes)

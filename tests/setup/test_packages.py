@@ -101,3 +101,39 @@ def test_the_usual_build_of_pytorch_is_that_with_cuda_on_linux_alone(monkeypatch
         monkeypatch.setattr("platform.system", lambda system=system: system)
         monkeypatch.setattr("platform.machine", lambda processor=processor: processor)
         assert packages.default_torch_build() == build
+
+
+# A server without libGL, or without something else.
+BARE_SERVER = """#!/bin/sh
+case $* in
+*'import cv2') [ -e "$0.headless" ] || { echo "ImportError: $LACKS: not found" >&2; exit 1; } ;;
+*' opencv-python-headless==4.10.0.84') touch "$0.headless" "$6" ;; # pip's log
+*'import version; '*) echo 4.10.0.84 ;;
+esac
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    """The pip of such a server."""
+    python = tmp_path / "python"
+    python.write_text(BARE_SERVER)
+    python.chmod(0o755)
+    return Pip(str(tmp_path), str(python), ("cpu", "Python"))
+
+
+@pytest.mark.parametrize("library", ["libGL.so.1", "libgthread-2.0.so.0"])
+def test_without_libgl_the_headless_opencv_of_that_version_is_taken(server, monkeypatch, library):
+    said = []
+    monkeypatch.setenv("LACKS", library)
+    packages.take_fitting_opencv(server, said.append)
+    assert said == ["no libGL on this machine: taking opencv-python-headless 4.10.0.84 instead"]
+    packages.take_fitting_opencv(server, said.append)  # which starts
+    assert len(said) == 1
+
+
+def test_another_reason_why_opencv_does_not_start_is_shown(server, monkeypatch, capsys):
+    monkeypatch.setenv("LACKS", "numpy.core.multiarray")
+    with pytest.raises(SetupError, match="import cv2 fails as above"):
+        packages.take_fitting_opencv(server, print)
+    assert "numpy.core.multiarray" in capsys.readouterr().err
