@@ -2,7 +2,8 @@
 
 The new one is made and tried beside the present one, as FOLDER.new, and then takes its name. A run
 may be killed at any moment: FOLDER is the old environment or the new one, and the next run removes
-the rest, or goes on with a new one that is complete.
+the rest, or goes on with a new one that is complete. Between the two renamings, for microseconds,
+both lie complete beside the name, and the next run gives it to one of them.
 """
 
 import contextlib
