@@ -3,6 +3,7 @@
 import ast
 import glob
 import os
+import subprocess
 import sys
 
 import pytest
@@ -14,6 +15,7 @@ SCRIPTS = ["mx_list", "im2rec", "fine-tune", "sub"]
 # What each package may import beside itself, and the libraries that it may use.
 PACKAGES = {
     "base": (set(), {"tqdm"}),
+    "setup": ({"base"}, set()),
     "data": ({"base"}, {"numpy", "cv2"}),
     "networks": ({"base"}, {"numpy", "onnx"}),
     "engines": ({"base", "networks"}, {"numpy"}),
@@ -22,7 +24,7 @@ PACKAGES = {
     "training": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
     "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2"}),
     "tools": (
-        {"base", "data", "networks", "engines", "training", "evaluation"},
+        {"base", "setup", "data", "networks", "engines", "training", "evaluation"},
         {"numpy", "cv2"},
     ),
 }
@@ -94,6 +96,13 @@ def test_no_two_modules_need_each_other():
             break
         rest = {name: used for name, used in rest.items() if name not in free}
     assert rest == {}
+
+
+def test_the_set_up_runs_before_any_package_is_installed():
+    """`-S`: without the installed packages."""
+    code = "import common.setup.__main__, sys; print('numpy' in sys.modules, 'tqdm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"False", b"False"]
 
 
 def test_no_script_imports_an_engine_itself():

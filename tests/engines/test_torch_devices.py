@@ -135,7 +135,9 @@ def run(code):
 
 
 def test_a_missing_pytorch_is_one_line():
-    assert run(MISSING) == f"PyTorch is not installed in {sys.executable}: pip install torch"
+    reason, fix = run(MISSING).split(": ")
+    assert reason == f"PyTorch is not installed in {sys.executable}"
+    assert fix == "run sh setup.sh torch (or both), then .venv/bin/python"
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="glibc on Linux")
