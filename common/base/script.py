@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 
-from common.base import progress
 from common.base.files import WRITE_FAILURES, UserError, explain_os_error
 
 _signal = None  # the number of the signal that has asked the script to stop
@@ -115,6 +114,8 @@ def start_log(rank=0, is_plain=False):
 
 def be_quiet():
     """Show warnings and errors alone: no other log lines, no progress, nothing on stdout."""
+    from common.base import progress  # here: the set-up has no tqdm yet
+
     logging.getLogger().setLevel(logging.WARNING)
     progress.hide()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
