@@ -42,6 +42,11 @@ def evaluate(image, rng):
     return eval_image(image, SIZE, SIZE, 54)
 
 
+def train_strongly(image, rng):
+    settings = Augmentation(rand_augment=(2, 9), random_erasing=0.5)
+    return train_image(image, SIZE, SIZE, settings, rng)
+
+
 def load(source, transform=evaluate, batch_size=4, **options):
     return Loader(source, batch_size, (3, SIZE, SIZE), transform, **options)
 
@@ -55,9 +60,10 @@ def keys(loader):
 # Order --------------------------------------------------------------------------------------------
 
 
-def test_one_and_eight_threads_give_identical_batches(rec):
+@pytest.mark.parametrize("transform", [train, train_strongly])
+def test_one_and_eight_threads_give_identical_batches(rec, transform):
     epochs = [
-        list(load(RecordSource(rec), train, shuffle=True, seed=3, threads=threads))
+        list(load(RecordSource(rec), transform, shuffle=True, seed=3, threads=threads))
         for threads in (1, 8)
     ]
     assert len(epochs[0]) == 6
