@@ -31,7 +31,7 @@ def affine(coefficients):
             picture.size,
             Image.Transform.AFFINE,
             coefficients(share * sign, *picture.size),
-            Image.Resampling.BILINEAR,
+            Image.Resampling.NEAREST,
             fillcolor=(128, 128, 128),
         )
 
@@ -49,12 +49,12 @@ PIL = {
     ra.brightness: enhance(ImageEnhance.Brightness),
     ra.sharpness: enhance(ImageEnhance.Sharpness),
     ra.rotate: lambda picture, share, sign: picture.rotate(
-        30 * share * sign, Image.Resampling.BILINEAR, fillcolor=(128, 128, 128)
+        30 * share * sign, Image.Resampling.NEAREST, fillcolor=(128, 128, 128)
     ),
     ra.shear_x: affine(lambda way, width, height: (1, 0.3 * way, 0, 0, 1, 0)),
     ra.shear_y: affine(lambda way, width, height: (1, 0, 0, 0.3 * way, 1, 0)),
-    ra.translate_x: affine(lambda way, width, height: (1, 0, 0.45 * way * width, 0, 1, 0)),
-    ra.translate_y: affine(lambda way, width, height: (1, 0, 0, 0, 1, 0.45 * way * height)),
+    ra.translate_x: affine(lambda way, width, height: (1, 0, round(0.45 * way * width), 0, 1, 0)),
+    ra.translate_y: affine(lambda way, width, height: (1, 0, 0, 0, 1, round(0.45 * way * height))),
 }
 SHAPES = (ra.rotate, ra.shear_x, ra.shear_y, ra.translate_x, ra.translate_y)
 
@@ -70,8 +70,8 @@ def test_an_operation_is_pils(photograph, operation, magnitude, sign):
     assert got.dtype == np.uint8 and got.shape == photograph.shape
     difference = abs(got.astype(int) - expected)
     if operation in SHAPES:
-        # OpenCV blends the outermost pixels with the fill, and knows 32 places between two pixels.
-        assert np.quantile(difference, 0.98) <= 1 and difference.mean() < 0.6
+        # Rounding decides between two pixels that are equally near.
+        assert (difference.max(axis=2) == 0).mean() > 0.95
     else:
         assert difference.max() <= 2 and np.quantile(difference, 0.99) <= 1
 

@@ -101,6 +101,30 @@ def make_trainer(
     return trainer
 
 
+def test_a_soft_label_of_one_class_is_that_class():
+    plain, soft = make_trainer(tiny_network()), make_trainer(tiny_network(), soft_classes=5)
+    for number in range(3):
+        numbered, shared = batch(number), batch(number)
+        shared.soft_labels = np.eye(5, dtype=np.float32)[shared.labels.astype(int)]
+        np.testing.assert_array_equal(plain.train(numbered)(), soft.train(shared)())
+        np.testing.assert_array_equal(plain.evaluate(batch(9)), soft.evaluate(batch(9)))
+    for name, array in all_arrays(plain).items():
+        np.testing.assert_array_equal(array, all_arrays(soft)[name])
+
+
+def test_the_mixture_of_two_labels_pulls_to_both():
+    """The gradient of a mixture is the mixture of the gradients: seen after one update."""
+    moved = []
+    for share in (1.0, 0.25, 0.0):
+        trainer = make_trainer(plain_network(), ("--wd", "0"), soft_classes=5)
+        start, shared = trainer.state().params["fc1_weight"], batch(0)
+        mixed = np.eye(5, dtype=np.float32)[shared.labels.astype(int)]
+        shared.soft_labels = share * mixed + (1 - share) * mixed[::-1]
+        trainer.train(shared)
+        moved.append(trainer.state().params["fc1_weight"] - start)
+    np.testing.assert_allclose(moved[1], 0.25 * moved[0] + 0.75 * moved[2], atol=1e-6)
+
+
 def all_arrays(trainer):
     state = trainer.state()
     return {**state.params, **state.stats}

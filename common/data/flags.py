@@ -154,6 +154,20 @@ def add_data_aug_args(parser):
         help="RandAugment: N operations of magnitude M, 0 to 10, on every image, e.g. 2,9",
     )
     add("--random-erasing", type=number, default=0.0, help="share of images with a box of noise")
+    add(
+        "--mixup",
+        type=number,
+        default=0.0,
+        metavar="ALPHA",
+        help="blend pairs of images and their labels, in a share of Beta(ALPHA, ALPHA); 0: off",
+    )
+    add(
+        "--cutmix",
+        type=number,
+        default=0.0,
+        metavar="ALPHA",
+        help="exchange a box between pairs of images; with --mixup: one of both for each batch",
+    )
     return group
 
 
@@ -250,6 +264,8 @@ def check_flags(args):
         max_random_rotate_angle=(0, 360),  # MXNet's range
         max_random_shear_ratio=(0, 1),
         pca_noise=(0, 10),
+        mixup=(0, None),
+        cutmix=(0, None),
     )
     check_ranges(args, ranges)
     check_batch_fits(args.batch_size, *parse_image_shape(args.image_shape)[1:])

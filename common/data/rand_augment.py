@@ -21,17 +21,14 @@ import cv2
 import numpy as np
 
 LARGEST_MAGNITUDE = 10
-_FILL = (128, 128, 128)
-_LEVELS = np.arange(256)
-_SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
+_GREY = 128
 
 
 def rand_augment(image, count, magnitude, rng):
     """Apply `count` operations, drawn with equal chance, to an image."""
-    kinds = rng.integers(len(OPERATIONS), size=count).tolist()
-    signs = rng.choice((-1, 1), size=count).tolist()
-    for kind, sign in zip(kinds, signs):
-        image = OPERATIONS[kind](image, magnitude / LARGEST_MAGNITUDE, sign)
+    for draw in rng.integers(2 * len(OPERATIONS), size=count).tolist():
+        kind, way = divmod(draw, 2)
+        image = OPERATIONS[kind](image, magnitude / LARGEST_MAGNITUDE, 2 * way - 1)
     return image
 
 
@@ -45,47 +42,40 @@ def identity(image, share, sign):
 
 def autocontrast(image, share, sign):
     """Stretch each colour to the whole range of 0 to 255."""
-    table = []
-    for counts in _histograms(image):
-        used = np.flatnonzero(counts)
-        least, largest = int(used[0]), int(used[-1])
-        scale = 255 / max(1, largest - least)
-        table.append((_LEVELS - least) * scale if largest > least else _LEVELS)
-    return _map_levels(image, table)
+    stretched = []
+    for plane in cv2.split(image):
+        least, largest = cv2.minMaxLoc(plane)[:2]
+        if largest > least:
+            scale = 255 / (largest - least)
+            plane = cv2.convertScaleAbs(plane, alpha=scale, beta=-least * scale)
+        stretched.append(plane)
+    return cv2.merge(stretched)
 
 
 def equalize(image, share, sign):
     """Make the levels of each colour equally frequent."""
-    table = []
-    for counts in _histograms(image):
+    equalized = []
+    for plane in cv2.split(image):
+        counts = cv2.calcHist([plane], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
-        below = np.cumsum(counts) - counts
-        table.append((below + step // 2) // step if step else _LEVELS)
-    return _map_levels(image, table)
+        if step:
+            table = (np.cumsum(counts) - counts + step // 2) // step
+            plane = cv2.LUT(plane, np.minimum(table, 255).astype(np.uint8))
+        equalized.append(plane)
+    return cv2.merge(equalized)
 
 
 def posterize(image, share, sign):
     """Keep only the first bits of each level."""
-    bits = 8 - round(4 * share)
-    return _map_levels(image, [_LEVELS & (256 - (1 << (8 - bits)))] * 3)
+    lost_bits = round(4 * share)
+    return image & np.uint8(255 >> lost_bits << lost_bits)
 
 
 def solarize(image, share, sign):
     """Invert the levels from a threshold on."""
-    threshold = 256 * (1 - share)
-    return _map_levels(image, [np.where(threshold > _LEVELS, _LEVELS, 255 - _LEVELS)] * 3)
-
-
-def _histograms(image):
-    """Return how often each colour has each level, `(3, 256)` integers."""
-    counts = [cv2.calcHist([image], [channel], None, [256], [0, 256]) for channel in range(3)]
-    return np.concatenate(counts, axis=1).T.astype(np.int64)
-
-
-def _map_levels(image, table):
-    """Replace each level by `table[channel][level]`."""
-    table = np.clip(np.stack(table, axis=1), 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table[np.newaxis])
+    last_kept = math.ceil(256 * (1 - share)) - 1
+    _, mask = cv2.threshold(image, last_kept, 255, cv2.THRESH_BINARY)
+    return cv2.bitwise_xor(image, mask)
 
 
 # Colours: mixtures of the image with a plainer one ------------------------------------------------
@@ -110,9 +100,11 @@ def brightness(image, share, sign):
 
 def sharpness(image, share, sign):
     """Sharpen or blur the image; its border stays."""
-    smooth = image.copy()
-    smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, _SMOOTH)[1:-1, 1:-1]
-    return _mix(image, smooth, share, sign)
+    mean = image.copy()
+    mean[1:-1, 1:-1] = cv2.boxFilter(image, -1, (3, 3))[1:-1, 1:-1]
+    # PIL's plainer image counts the centre five times: 9 / 13 of it are the mean. (cv2.filter2D
+    # would take 0.15 ms for 320 px, and not 0.05.)
+    return _mix(image, mean, share * 9 / 13, sign)
 
 
 def _mix(image, plainer, share, sign):
@@ -143,26 +135,34 @@ def shear_y(image, share, sign):
 
 
 def translate_x(image, share, sign):
-    """Shift the image sideways."""
-    return _warp(image, np.eye(2), (0.45 * share * sign * image.shape[1], 0))
+    """Shift the image sideways, by whole pixels."""
+    shift, width = round(0.45 * share * image.shape[1]), image.shape[1]
+    first, second = slice(0, width - shift), slice(shift, width)
+    target, source = (first, second) if sign > 0 else (second, first)
+    shifted = np.full_like(image, _GREY)
+    shifted[:, target] = image[:, source]
+    return shifted
 
 
 def translate_y(image, share, sign):
-    """Shift the image up or down."""
-    return _warp(image, np.eye(2), (0, 0.45 * share * sign * image.shape[0]))
+    """Shift the image up or down, by whole pixels."""
+    return translate_x(image.transpose(1, 0, 2), share, sign).transpose(1, 0, 2)
 
 
 def _warp(image, linear, shift):
-    """Take each pixel from `linear @ (x, y) + shift`, bilinear; (0, 0) is a corner of the image."""
+    """Take each pixel from the one at `linear @ (x, y) + shift`; (0, 0) is a corner of the image.
+
+    The nearest pixel, as in the paper's code: 0.14 ms for 320 px, and 0.30 bilinear.
+    """
     linear = np.array(linear, np.float64)
     shift = linear @ (0.5, 0.5) + shift - 0.5  # OpenCV counts from the centre of the first pixel
     return cv2.warpAffine(
         image,
         np.column_stack([linear, shift]),
         image.shape[1::-1],
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_CONSTANT,
-        borderValue=_FILL,
+        borderValue=(_GREY,) * 3,
     )
 
 

@@ -90,6 +90,7 @@ class TrainerOptions:
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
         seed: of everything that is random.
+        soft_classes: how many classes the soft labels of a batch have; 0: its labels are numbers.
     """
 
     batch_size: int
@@ -106,6 +107,7 @@ class TrainerOptions:
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
     seed: int = 0
+    soft_classes: int = 0
 
 
 @dataclass

@@ -14,6 +14,7 @@ from common.data.class_checks import check_classes
 from common.data.flags import MAX_CLASSES, augmentation_of, check_flags, parse_image_shape
 from common.data.image import eval_image, eval_side
 from common.data.loader import Batch, Loader, RecordSource
+from common.data.mixing import Mixing
 
 
 @dataclass
@@ -41,6 +42,8 @@ class MadeUpImages:
 
     With it the time of a training run is the network's alone.
     """
+
+    mixing = None  # nothing is changed at random
 
     def __init__(
         self, batch_size, image_shape, num_classes, seed=0, num_batches=500, allocate=None
@@ -118,6 +121,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         num_parts=num_workers,
         class_balance=args.class_balance,
         decode_at_least=augmentation.least_side(height, width) if args.fast_decode else None,
+        mixing=_mixing_of(args, num_classes),
         **common,
     )
     if val_source is None:
@@ -130,6 +134,12 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         **common,
     )
     return TrainingData(train, val, num_classes)
+
+
+def _mixing_of(args, num_classes):
+    if args.mixup or args.cutmix:
+        return Mixing(num_classes, args.mixup, args.cutmix, args.label_smoothing)
+    return None
 
 
 def _train(height, width, augmentation, image, rng):

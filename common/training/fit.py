@@ -109,6 +109,7 @@ class Run:
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
             seed=args.seed,
+            soft_classes=self.data.num_classes if self.data.train.mixing else 0,
         )
 
     def _restore(self):

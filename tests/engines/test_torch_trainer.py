@@ -13,6 +13,7 @@ from common.data.loader import Batch
 from common.engines import TrainerOptions
 from common.engines.torch.devices import parse_devices
 from common.engines.torch.initial_weights import draw
+from common.engines.torch.loss import loss_gradient
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import infer_shapes
@@ -318,6 +319,33 @@ def test_the_loss_is_mxnets(alpha, scale):
     for trainer in (ours, theirs):
         train(trainer, range(2))
     assert_close(ours.state().params, theirs.state().params, network.params)
+
+
+def soft_batch(number, size=8):
+    """The labels are shares of two or three classes."""
+    made, random = batch(number, size), np.random.RandomState(number + 100)
+    made.soft_labels = random.dirichlet([0.3] * CLASSES, size).astype(np.float32)
+    return made
+
+
+def test_the_loss_of_soft_labels_is_mxnets():
+    network, settings = smooth_network(), {"soft_classes": CLASSES}
+    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))  # counts in no soft label
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    for number in range(3):
+        got, expected = (t.step(soft_batch(number), RATE)() for t in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        got, expected = (trainer.evaluate(batch(9)) for trainer in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert_close(ours.state().params, theirs.state().params, network.params)
+
+
+def test_the_gradient_of_soft_labels_is_that_of_pytorchs_cross_entropy():
+    logits = torch.randn(6, CLASSES, requires_grad=True)
+    labels = torch.from_numpy(soft_batch(0, 6).soft_labels)
+    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+    got = loss_gradient(torch.softmax(logits.detach(), 1), labels, smooth_alpha=0.1)
+    torch.testing.assert_close(got, logits.grad)
 
 
 @pytest.mark.parametrize("normalization", ["batch", "valid"])

@@ -67,7 +67,7 @@ class Trainer:
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
-        self._module.forward_backward(_as_data_batch(batch))
+        self._module.forward_backward(_as_data_batch(batch, [mx.nd.array(batch.targets)]))
         self._updates.make(learning_rate)
         self._queued = True
         # A copy: the next batch overwrites the outputs.
@@ -146,9 +146,11 @@ def _bind(network, devices, options, frozen):
         compression_params=options.compression,
     )
     size = options.batch_size
+    # A label of the shape of the output is taken as probabilities, without `smooth_alpha`.
+    label_shape = (size, options.soft_classes) if options.soft_classes else (size,)
     module.bind(
         [mx.io.DataDesc("data", (size, *options.image_shape), dtype=np.uint8)],
-        [mx.io.DataDesc("softmax_label", (size,))],
+        [mx.io.DataDesc("softmax_label", label_shape)],
     )
     module.init_params(
         mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
@@ -160,10 +162,8 @@ def _bind(network, devices, options, frozen):
     return module
 
 
-def _as_data_batch(batch):
-    return mx.io.DataBatch(
-        data=[as_ndarray(batch.images)], label=[mx.nd.array(batch.labels)], pad=batch.pad
-    )
+def _as_data_batch(batch, labels=None):
+    return mx.io.DataBatch(data=[as_ndarray(batch.images)], label=labels, pad=batch.pad)
 
 
 def _as_ndarrays(arrays):
