@@ -80,6 +80,8 @@ def make_trainer(
     if "momentum" in optimizers()[args.optimizer]:
         settings["momentum"] = args.mom
     chosen = {
+        "batch_size": SHAPE[0],
+        "image_shape": SHAPE[1:],
         "schedule": schedule.of_flags(args, 2),
         "updates_done": 2 * epochs_done,
         "optimizer": args.optimizer,
@@ -93,7 +95,7 @@ def make_trainer(
     trainer = ScheduledTrainer(
         Network(graph, *arrays, head="fc1"),
         contexts,
-        TrainerOptions(SHAPE[0], SHAPE[1:], **{**chosen, **options}),
+        TrainerOptions(**{**chosen, **options}),
         workers or Workers("device", contexts),
     )
     if states:
@@ -282,6 +284,73 @@ def test_the_loss_scale_leaves_the_update_as_it_is():
         ends.append(all_arrays(trainer))
     for name in ends[0]:
         np.testing.assert_allclose(ends[1][name], ends[0][name], rtol=1e-5, err_msg=name)
+
+
+def part_of(whole, first, last):
+    return Batch(whole.images[first:last], whole.labels[first:last], whole.keys[first:last], 0, [])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("count", [1, 2], ids=["one device", "two devices"])
+def test_batches_of_one_update_count_as_the_joint_batch(optimizer, count):
+    contexts = [mx.cpu(number) for number in range(count)]
+    joint, parts = (
+        make_trainer(
+            *(plain_network(), ("--optimizer", optimizer), contexts),
+            batch_size=size,
+            average_decay=0.9,
+        )
+        for size in (8, 4)
+    )
+    for number in range(3):
+        joint.step(batch(number), 0.05)
+        parts.step(part_of(batch(number), 0, 4), None)
+        parts.step(part_of(batch(number), 4, 8), 0.05)
+    expected, got = joint.state(), parts.state()
+    for kind in ("params", "optimizer", "average"):
+        for name, array in getattr(expected, kind).items():
+            there = getattr(got, kind)[name]
+            np.testing.assert_allclose(there, array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_batch_that_comes_twice_counts_as_once():
+    """With BatchNorm; the statistics alone see it twice."""
+    once, twice = make_trainer(tiny_network()), make_trainer(tiny_network())
+    for number in range(3):
+        once.step(batch(number), 0.05)
+        twice.step(batch(number), None)
+        twice.step(batch(number), 0.05)
+    for name, array in once.state().params.items():
+        np.testing.assert_allclose(twice.state().params[name], array, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one device", "two devices"])
+@pytest.mark.parametrize("loss_scale", [1.0, 128.0])
+def test_the_norm_of_all_gradients_together_is_clipped(count, loss_scale):
+    """Seen in one update of plain SGD, whose step is the gradient."""
+    contexts = [mx.cpu(number) for number in range(count)]
+    steps = {}
+    for clip_norm in (0.0, 0.01, 1000.0):
+        trainer = make_trainer(
+            *(plain_network(), ("--mom", "0", "--wd", "0"), contexts),
+            loss_scale=loss_scale,
+            clip_norm=clip_norm,
+        )
+        start = trainer.state().params
+        trainer.step(batch(0), 1.0)
+        end = trainer.state().params
+        steps[clip_norm] = np.concatenate([(start[name] - end[name]).ravel() for name in start])
+    norm = np.linalg.norm(steps[0.0])
+    assert norm > 0.05
+    np.testing.assert_allclose(steps[0.01], steps[0.0] * 0.01 / norm, atol=1e-6)
+    np.testing.assert_array_equal(steps[1000.0], steps[0.0])
+
+
+def test_clipping_on_several_machines_is_refused():
+    workers = Workers("device", [mx.cpu()])
+    workers.is_distributed = True
+    with pytest.raises(UserError, match="is for one machine"):
+        make_trainer(plain_network(), workers=workers, clip_norm=1.0)
 
 
 def test_the_head_may_learn_faster_and_frozen_layers_stay():

@@ -73,7 +73,9 @@ class Run:
         self.begin_epoch, self.top_ks = begin_epoch, parse_top_k(args.top_k)
         self.is_first = workers.rank == 0
         # In dist_async every worker's gradients are an update of their own.
-        self._updates_an_epoch = len(data.train) * (workers.size if workers.is_async else 1)
+        num_batches = len(data.train)
+        updates = schedule.update_after(num_batches - 1, num_batches, args.accumulate)
+        self._updates_an_epoch = updates * (workers.size if workers.is_async else 1)
         self.schedule = schedule.of_flags(args, self._updates_an_epoch)
         self.files = RunFiles(args, engine, network, begin_epoch, classes)
         graph, frozen = network.graph, ()
@@ -109,6 +111,7 @@ class Run:
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
             seed=args.seed,
+            clip_norm=args.clip_norm,
             soft_classes=self.data.num_classes if self.data.train.mixing else 0,
         )
 
@@ -167,13 +170,14 @@ class Run:
         train = self.data.train
         self.trainer.begin_epoch(epoch)
         train.set_epoch(epoch)
-        first_update = epoch * self._updates_an_epoch + 1
+        updates_before = epoch * self._updates_an_epoch
         meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks)
         # Counted one batch late, so that Python never waits for the batch that it has just queued.
         waiting = None
         with meter, contextlib.closing(iter(train)) as batches:
             for number, batch in enumerate(batches):
-                rate = self.schedule.rate(first_update + number)
+                update = schedule.update_after(number, len(train), self.args.accumulate)
+                rate = None if update is None else self.schedule.rate(updates_before + update)
                 read = self.trainer.step(batch, rate)
                 if waiting is not None:
                     self._count(meter, epoch, *waiting)

@@ -54,6 +54,14 @@ def add_fit_args(parser):
         "--batch-size", type=whole, default=48, help="images in a batch of all devices together"
     )
     group.add_argument(
+        "--accumulate",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="batches of one update: the mean of their gradients counts, and the memory is that of"
+        " one batch",
+    )
+    group.add_argument(
         "--label-smoothing",
         type=number,
         default=0.0,
@@ -119,6 +127,8 @@ def check_flags(args, engine):
         logging.warning(warning)
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be 1 or more")
+    if args.accumulate < 1:
+        raise UserError(f"--accumulate {args.accumulate}: must be 1 or more")
     if not 0 <= args.label_smoothing < 1:
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
     if args.ema and not 0 < args.ema < 1:

@@ -45,6 +45,12 @@ def add_schedule_args(parser):
         " MXNet",
     )
     group.add_argument("--wd", type=number, default=0.0, help="weight decay")
+    group.add_argument(
+        "--clip-norm",
+        type=number,
+        default=0.0,
+        help="bound of the norm of all gradients together, e.g. 1; 0: none",
+    )
     return group
 
 
@@ -80,6 +86,8 @@ def check_schedule(args, engine):
         raise UserError(f"--mom {args.mom}: must be from 0 to below 1")
     if not 0 <= args.wd < math.inf:
         raise UserError(f"--wd {args.wd}: must be 0 or more")
+    if not 0 <= args.clip_norm < math.inf:
+        raise UserError(f"--clip-norm {args.clip_norm}: must be 0 or more")
     if not 0 <= args.warmup_epochs < args.num_epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs}: must be 0 to below --num-epochs")
     warnings = _check_optimizer(args, engine)
@@ -124,6 +132,17 @@ def of_flags(args, updates_an_epoch):
         warmup_updates=round(args.warmup_epochs * updates_an_epoch),
         num_updates=args.num_epochs * updates_an_epoch,
     )
+
+
+def update_after(number, num_batches, accumulate):
+    """Return which update of an epoch, 1 or more, follows batch `number`, from 0 on.
+
+    None where more of the `accumulate` batches of an update are to come. The last update of an
+    epoch is made with the batches that are left.
+    """
+    if (number + 1) % accumulate and number + 1 < num_batches:
+        return None
+    return number // accumulate + 1
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,14 @@ def plain_network(dropout=0.0):
     return with_weights(edits.take_raw_images(graph))
 
 
+def part_of(whole, first, last):
+    return Batch(whole.images[first:last], whole.labels[first:last], whole.keys[first:last], 0, [])
+
+
 def options(rate=RATE, **settings):
     settings.setdefault("optimizer_settings", {"momentum": 0.9, "wd": 1e-3})
-    return TrainerOptions(8, SHAPE, schedule(rate), **settings)
+    settings.setdefault("batch_size", 8)
+    return TrainerOptions(image_shape=SHAPE, schedule=schedule(rate), **settings)
 
 
 def make(network, on=CPU, **settings):
@@ -356,6 +361,59 @@ def test_a_mean_loss_is_mxnets(normalization):
     ours, theirs = make(network), make_mxnets(network)
     for trainer in (ours, theirs):
         train(trainer, range(2))
+    assert_close(ours.state().params, theirs.state().params, network.params)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("on", [CPU, TWO_CPUS], ids=["one device", "two devices"])
+def test_batches_of_one_update_count_as_the_joint_batch(optimizer, on):
+    network = plain_network()
+    settings = {**settings_of(optimizer), "average_decay": 0.9}
+    joint = make(network, on, **settings)
+    parts = make(network, on, **settings, batch_size=4)
+    for number in range(3):
+        joint.step(batch(number), RATE)
+        parts.step(part_of(batch(number), 0, 4), None)
+        parts.step(part_of(batch(number), 4, 8), RATE)
+    got, expected = parts.state(), joint.state()
+    assert_close(got.params, expected.params, network.params)
+    assert_close(got.average, expected.average, network.params)
+
+
+def test_a_batch_that_comes_twice_counts_as_once():
+    """With BatchNorm; the statistics alone see it twice."""
+    network = smooth_network()
+    once, twice = make(network), make(network)
+    for number in range(3):
+        once.step(batch(number), RATE)
+        twice.step(batch(number), None)
+        twice.step(batch(number), RATE)
+    assert_close(twice.state().params, once.state().params, network.params)
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, 1000.0])
+def test_the_norm_of_all_gradients_is_clipped_as_pytorch_does(clip_norm):
+    network = smooth_network()
+    plain = {"optimizer_settings": {"wd": 0.0, "momentum": 0.0}}
+    whole, clipped = make(network, **plain), make(network, clip_norm=clip_norm, **plain)
+    steps = []
+    for trainer in (whole, clipped):
+        trainer.step(batch(0), 1.0)
+        state = trainer.state().params
+        steps.append([torch.from_numpy(network.params[name] - state[name]) for name in state])
+    parameters = [torch.nn.Parameter(torch.zeros_like(step)) for step in steps[0]]
+    for parameter, step in zip(parameters, steps[0]):
+        parameter.grad = step
+    torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    for parameter, step in zip(parameters, steps[1]):
+        torch.testing.assert_close(step, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_both_engines_clip_alike():
+    network, settings = smooth_network(), {"clip_norm": 0.05, "loss_scale": 128.0}
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    for trainer in (ours, theirs):
+        train(trainer, range(3))
     assert_close(ours.state().params, theirs.state().params, network.params)
 
 

@@ -37,6 +37,7 @@ NUMBERS = ["nan", "-inf", "1e308", "1e-320", "-1", "0", str(10**30), ""]
 # A command, flags that it must refuse, and a part of its message.
 WRONG = [
     (FINE_TUNE, "--batch-size 13", "--batch-size 13: is more than the 12 images of ./train.rec"),
+    (FINE_TUNE, "--accumulate 0", "--accumulate 0: must be 1 or more"),
     (FINE_TUNE, "--num-classes 0", "--num-classes 0: must be 1 to"),
     (FINE_TUNE, "--num-classes 5", "--num-classes 5: ./train.rec holds labels up to 5"),
     (FINE_TUNE, "--lr-step-epochs 1,2,3,4,5", "more steps than --num-epochs 4 has epochs"),

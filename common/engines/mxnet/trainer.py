@@ -12,8 +12,10 @@ arrays.
 
 import numpy as np
 
+from common.base.files import UserError
 from common.engines import TrainerState
 from common.engines.mxnet import precision
+from common.engines.mxnet.gradients import Gradients
 from common.engines.mxnet.memory import as_ndarray
 from common.engines.mxnet.moving_average import MovingAverage
 from common.engines.mxnet.runtime import mx
@@ -35,8 +37,14 @@ class Trainer:
             workers: `common.engines.mxnet.workers.Workers`.
 
         Raises:
-            UserError: the optimizer would let the copies of the weights drift apart.
+            UserError: the optimizer would let the copies of the weights drift apart, or gradients
+                are to be clipped that other workers have, too.
         """
+        if options.clip_norm and workers.is_distributed:
+            raise UserError(
+                f"--clip-norm {options.clip_norm}: is for one machine; with the KVStores of several"
+                " no worker sees the sum of the gradients before its update"
+            )
         self._options, self._workers = options, workers
         self._queued = False
         frozen = {*options.frozen, *edits.fixed_gammas(network.graph)}
@@ -44,6 +52,8 @@ class Trainer:
         # draws what an uninterrupted one would.
         self._seed(0, worker=0)
         self._module = _bind(network, devices, options, frozen)
+        scale = 1 / (options.batch_size * options.loss_scale)
+        self._gradients = Gradients(self._module, scale, options.clip_norm)
         self._updates = Updates(self._module, devices, options, workers, frozen)
         if workers.is_distributed:  # all workers start from the weights of the first
             group = self._module._exec_group
@@ -64,17 +74,26 @@ class Trainer:
     def step(self, batch, learning_rate):
         """Make one update with a batch; return at once, while the devices compute.
 
+        Args:
+            learning_rate: None: no update yet; the batch counts in the next one.
+
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
         self._module.forward_backward(_as_data_batch(batch, [mx.nd.array(batch.targets)]))
-        self._updates.make(learning_rate)
         self._queued = True
+        if learning_rate is None:
+            self._gradients.keep()
+        else:
+            self._update(learning_rate)
         # A copy: the next batch overwrites the outputs.
-        probabilities = self._module.get_outputs()[0].copyto(mx.cpu())
+        return self._module.get_outputs()[0].copyto(mx.cpu()).asnumpy
+
+    def _update(self, learning_rate):
+        self._gradients.complete()
+        self._updates.make(learning_rate)
         if self._average is not None:
             self._average.update(self._weights())
-        return probabilities.asnumpy
 
     def evaluate(self, batch):
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""
