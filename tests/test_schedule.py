@@ -112,6 +112,7 @@ def test_cosine_and_warm_up_reach_their_ends():
             "has more steps than --num-epochs 2 has epochs",
         ),
         (("--optimizer", "sgdd"), "not one of MXNet's: .*adam"),
+        (("--optimizer", "adamw"), "--optimizer adamw: not one of MXNet's"),
         (("--optimizer", "groupadagrad"), "not one of MXNet's"),
         (("--optimizer", "dcasgd", "--mom", "0.9"), "without momentum only: --mom 0"),
         (("--warmup-epochs", "30"), "below --num-epochs"),

@@ -34,7 +34,11 @@ def add_schedule_args(parser):
         default=0,
         help="epochs in which the rate grows from 0 to --lr; may be a fraction, e.g. 0.5",
     )
-    group.add_argument("--optimizer", default="sgd", help="any of MXNet's, by its name")
+    group.add_argument(
+        "--optimizer",
+        default="sgd",
+        help="any of MXNet's, by its name; adamw with --engine torch",
+    )
     group.add_argument("--mom", type=number, default=0.0, help="momentum, 0 to below 1")
     group.add_argument(
         "--momentum-correction",
