@@ -43,6 +43,7 @@ def main():
         if args.test_io:
             return preview.measure_reading(data.train)
         checks.check_batch_size(args, devices)
+        checks.check_patience(args, data, workers)
         with fit.only_run(args, workers):
             return fine_tune(args, engine, data, devices, workers)
     finally:

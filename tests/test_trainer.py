@@ -127,6 +127,28 @@ def test_the_mixture_of_two_labels_pulls_to_both():
     np.testing.assert_allclose(moved[1], 0.25 * moved[0] + 0.75 * moved[2], atol=1e-6)
 
 
+@pytest.mark.parametrize("soft", [{}, {"soft_classes": 5}], ids=["labels", "soft labels"])
+def test_adjusted_logits_change_the_loss_and_no_prediction(soft):
+    """By hand: the gradient of the bias is the sum of (adjusted probabilities - truth)."""
+    flags, adjustment = ("--mom", "0", "--wd", "0"), np.log([0.5, 0.2, 0.2, 0.06, 0.04])
+    settings = {"logit_adjustment": adjustment.astype(np.float32), **soft}
+    plain = make_trainer(plain_network(), flags)
+    adjusted = make_trainer(plain_network(), flags, **settings)
+    one_hot = np.eye(5, dtype=np.float32)[batch(0).labels.astype(int)]
+    shown = batch(0)
+    shown.soft_labels = one_hot if soft else None
+    seen, expected = (trainer.evaluate(batch(9)) for trainer in (adjusted, plain))
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    start = adjusted.state().params["fc1_bias"]
+    probabilities = adjusted.step(shown, 1.0)()
+    np.testing.assert_allclose(probabilities, plain.step(batch(0), 1.0)(), rtol=1e-5)
+    weighted = probabilities * np.exp(adjustment)
+    gradient = (weighted / weighted.sum(axis=1, keepdims=True) - one_hot).mean(axis=0)
+    end = adjusted.state()
+    np.testing.assert_allclose(start - end.params["fc1_bias"], gradient, atol=1e-6)
+    assert end.params.keys() == plain.state().params.keys()
+
+
 def all_arrays(trainer):
     state = trainer.state()
     return {**state.params, **state.stats}

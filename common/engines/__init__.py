@@ -91,6 +91,7 @@ class TrainerOptions:
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
         seed: of everything that is random.
+        logit_adjustment: `(num_classes,)`, added to the logits in the loss alone; None: nothing.
         clip_norm: bound of the norm of all gradients together; 0: none.
         soft_classes: how many classes the soft labels of a batch have; 0: its labels are numbers.
     """
@@ -109,6 +110,7 @@ class TrainerOptions:
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
     seed: int = 0
+    logit_adjustment: Optional[Any] = None
     clip_norm: float = 0.0
     soft_classes: int = 0
 

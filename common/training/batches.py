@@ -24,11 +24,13 @@ class TrainingData:
     Attributes:
         train, val: `Loader`s, or the made-up images of `--benchmark 1`; val may be None.
         num_classes: of the network.
+        train_labels: of all training images; None with `--benchmark 1`.
     """
 
     train: Any
     val: Optional[Loader]
     num_classes: int
+    train_labels: Optional[np.ndarray] = None
 
     def close(self):
         """End the decoding threads."""
@@ -97,7 +99,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         val_source = _open_source(args.data_val, args.data_val_idx, args.data_dir, "val.rec")
     else:
         logging.warning("%s/val.rec: not found; training runs without validation", args.data_dir)
-    num_classes = _check_contents(args, train_source, val_source)
+    num_classes, train_labels = _check_contents(args, train_source, val_source)
     _check_batch_size(args, train_source, num_workers)
     for source in filter(None, (train_source, val_source)):
         source.num_classes = num_classes
@@ -125,7 +127,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         **common,
     )
     if val_source is None:
-        return TrainingData(train, None, num_classes)
+        return TrainingData(train, None, num_classes, train_labels)
     val = Loader(
         val_source,
         transform=functools.partial(_eval, height, width, side),
@@ -133,7 +135,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         decode_at_least=side if args.fast_decode else None,
         **common,
     )
-    return TrainingData(train, val, num_classes)
+    return TrainingData(train, val, num_classes, train_labels)
 
 
 def _mixing_of(args, num_classes):
@@ -155,7 +157,10 @@ def _open_source(rec_path, idx_path, data_dir, name):
 
 
 def _check_contents(args, train_source, val_source):
-    """Return the number of classes; refuse flags and records that contradict each other."""
+    """Return the number of classes and the training labels.
+
+    Refuses flags and records that contradict each other.
+    """
     labels = {source.path: source.labels() for source in (train_source, val_source) if source}
     for path, values in labels.items():
         if not (values >= 0).all() or (values % 1).any():
@@ -193,7 +198,7 @@ def _check_contents(args, train_source, val_source):
             len(train_source),
         )
     args.num_classes, args.num_examples = num_classes, len(train_source)
-    return num_classes
+    return num_classes, labels[train_source.path]
 
 
 def _check_batch_size(args, train_source, num_workers):

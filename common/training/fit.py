@@ -11,6 +11,7 @@ import numpy as np
 
 from common.base.files import UserError, exclusive_lock
 from common.base.processor import usable_cores
+from common.data.sampling import class_shares
 from common.engines import TrainerOptions
 from common.networks import checkpoint, edits
 from common.training import schedule
@@ -112,8 +113,17 @@ class Run:
             average_decay=args.ema,
             seed=args.seed,
             clip_norm=args.clip_norm,
+            logit_adjustment=self._logit_adjustment(),
             soft_classes=self.data.num_classes if self.data.train.mixing else 0,
         )
+
+    def _logit_adjustment(self):
+        """Return what the loss adds to the logits (Menon et al. 2021, arXiv:2007.07314)."""
+        labels = self.data.train_labels
+        if not self.args.logit_adjustment or labels is None:
+            return None
+        shares = class_shares(labels, self.data.num_classes, self.args.class_balance)
+        return (self.args.logit_adjustment * np.log(shares)).astype(np.float32)
 
     def _restore(self):
         """Give the trainer what the checkpoint keeps beside the weights."""
@@ -153,6 +163,8 @@ class Run:
                 self.files.draw_curves()  # where the run was killed before it did
                 self.files.prune(saved)
             for epoch in range(saved, self.args.num_epochs):
+                if self._has_stalled():
+                    break
                 meter = self.train_epoch(epoch)
                 if self.is_first:
                     self._save(epoch + 1, meter)
@@ -164,6 +176,14 @@ class Run:
             if self.is_first:
                 logging.warning("stopped; %s", self.files.how_to_resume(saved))
             raise
+
+    def _has_stalled(self):
+        """Return whether `--patience` is at its end; the log says so, of earlier runs too."""
+        patience = self.args.patience
+        if not patience or self.files.history.epochs_since_best() < patience:
+            return False
+        logging.info("--patience %d: validation's top-1 accuracy has not improved: stops", patience)
+        return True
 
     def train_epoch(self, epoch):
         """Train with every batch once; return the `EpochMeter` that has counted them."""

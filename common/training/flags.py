@@ -68,6 +68,14 @@ def add_fit_args(parser):
         help="share of the label that is spread over the other classes, 0 to below 1",
     )
     group.add_argument(
+        "--logit-adjustment",
+        type=number,
+        default=0.0,
+        metavar="TAU",
+        help="add TAU times the logarithm of a class's share of the training images to its logit"
+        " in the loss, so that rare classes are predicted as often as they should; e.g. 1; 0: off",
+    )
+    group.add_argument(
         "--ema",
         type=number,
         default=0.0,
@@ -131,6 +139,8 @@ def check_flags(args, engine):
         raise UserError(f"--accumulate {args.accumulate}: must be 1 or more")
     if not 0 <= args.label_smoothing < 1:
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
+    if not 0 <= args.logit_adjustment <= 10:
+        raise UserError(f"--logit-adjustment {args.logit_adjustment}: must be 0 to 10, e.g. 1")
     if args.ema and not 0 < args.ema < 1:
         raise UserError(f"--ema {args.ema}: the decay must lie between 0 and 1, e.g. 0.999")
     if args.keep < 0 or args.load_epoch < 0 or args.disp_batches < 1:

@@ -12,6 +12,13 @@ def add_schedule_args(parser):
     """Add the flags of the optimizer and its learning rate."""
     group = parser.add_argument_group("Schedule", "the optimizer and its learning rate")
     group.add_argument("--num-epochs", type=whole, default=30, help="epochs of the whole run")
+    group.add_argument(
+        "--patience",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="stop when validation's top-1 accuracy has not improved for N epochs; 0: never",
+    )
     group.add_argument("--lr", type=number, default=0.01, help="learning rate of the first epoch")
     group.add_argument(
         "--lr-factor", type=number, default=0.1, help="factor of the rate at each step"
@@ -82,6 +89,8 @@ def check_schedule(args, engine):
     """
     if args.num_epochs < 1:
         raise UserError(f"--num-epochs {args.num_epochs}: must be 1 or more")
+    if args.patience < 0:
+        raise UserError(f"--patience {args.patience}: must be 0 or more")
     if not 0 < args.lr < math.inf:
         raise UserError(f"--lr {args.lr}: must be more than 0")
     if not 0 < args.lr_factor <= 1:

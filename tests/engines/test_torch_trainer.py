@@ -354,6 +354,50 @@ def test_the_gradient_of_soft_labels_is_that_of_pytorchs_cross_entropy():
     torch.testing.assert_close(got, logits.grad)
 
 
+ADJUSTMENT = np.log(np.array([0.6, 0.2, 0.1, 0.07, 0.03], np.float32))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_adjusted_loss_is_pytorchs_cross_entropy_of_adjusted_logits(soft):
+    logits = torch.randn(6, CLASSES, requires_grad=True)
+    labels, adjustment = soft_batch(0, 6).soft_labels, torch.from_numpy(ADJUSTMENT)
+    labels = torch.from_numpy(labels if soft else batch(0, 6).labels.astype(int))
+    loss = torch.nn.functional.cross_entropy(logits + adjustment, labels, reduction="sum")
+    loss.backward()
+    probabilities = torch.softmax(logits.detach(), 1)
+    got = loss_gradient(probabilities, labels, logit_adjustment=adjustment)
+    torch.testing.assert_close(got, logits.grad)
+
+
+def test_a_probability_of_0_has_an_adjusted_gradient():
+    probabilities = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    adjustment = 10 * torch.from_numpy(ADJUSTMENT)
+    got = loss_gradient(probabilities, torch.tensor([1]), logit_adjustment=adjustment)
+    torch.testing.assert_close(got, torch.tensor([[1.0, -1, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 128.0])
+def test_both_engines_adjust_alike_and_report_what_they_would_predict(scale):
+    network = smooth_network()
+    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))
+    settings = {"logit_adjustment": ADJUSTMENT, "loss_scale": scale}
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    plain = make(network, TWO_CPUS)
+    first = plain.step(batch(0), RATE)()
+    for number in range(3):
+        got, expected = (t.step(batch(number), RATE)() for t in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        if number == 0:
+            np.testing.assert_array_equal(got, first)
+    np.testing.assert_allclose(ours.evaluate(batch(9)), theirs.evaluate(batch(9)), atol=1e-4)
+    got, expected = ours.state(), theirs.state()
+    assert_close(got.params, expected.params, network.params)
+    assert_close(got.stats, expected.stats, network.stats)
+    train(plain, range(1, 3))
+    with pytest.raises(AssertionError):
+        assert_close(got.params, plain.state().params, network.params)
+
+
 @pytest.mark.parametrize("normalization", ["batch", "valid"])
 def test_a_mean_loss_is_mxnets(normalization):
     network = plain_network()

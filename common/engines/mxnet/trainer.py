@@ -59,6 +59,10 @@ class Trainer:
             group = self._module._exec_group
             for name, arrays in zip(group.param_names, group.param_arrays):
                 workers.kv_store.pull(name, out=arrays)
+        self._adjustment = []
+        if options.logit_adjustment is not None:
+            rows = np.tile(options.logit_adjustment, (options.batch_size, 1))
+            self._adjustment.append(mx.nd.array(rows))
         self._average = None
         if options.average_decay:
             self._average = MovingAverage(options.average_decay, self._weights())
@@ -80,14 +84,15 @@ class Trainer:
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
-        self._module.forward_backward(_as_data_batch(batch, [mx.nd.array(batch.targets)]))
+        labels = [mx.nd.array(batch.targets), *self._adjustment]
+        self._module.forward_backward(_as_data_batch(batch, labels))
         self._queued = True
         if learning_rate is None:
             self._gradients.keep()
         else:
             self._update(learning_rate)
         # A copy: the next batch overwrites the outputs.
-        return self._module.get_outputs()[0].copyto(mx.cpu()).asnumpy
+        return self._module.get_outputs()[-1].copyto(mx.cpu()).asnumpy
 
     def _update(self, learning_rate):
         self._gradients.complete()
@@ -99,7 +104,7 @@ class Trainer:
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""
         self.synchronize()
         self._module.forward(_as_data_batch(batch), is_train=False)
-        return self._module.get_outputs()[0].asnumpy()
+        return self._module.get_outputs()[-1].asnumpy()
 
     def synchronize(self):
         """Wait until all that was queued has been computed (see the top of this file)."""
@@ -158,18 +163,21 @@ class Trainer:
 
 def _bind(network, devices, options, frozen):
     """Return the Module of a network, with its weights on the devices."""
+    size = options.batch_size
+    # A label of the shape of the output is taken as probabilities, without `smooth_alpha`.
+    labels = [("softmax_label", (size, options.soft_classes) if options.soft_classes else (size,))]
+    if options.logit_adjustment is not None:
+        labels.append((precision.ADJUSTMENT, (size, len(options.logit_adjustment))))
     module = mx.mod.Module(
         precision.training_symbol(network.graph, options),
         context=devices,
+        label_names=[name for name, _ in labels],
         fixed_param_names=sorted(frozen),
         compression_params=options.compression,
     )
-    size = options.batch_size
-    # A label of the shape of the output is taken as probabilities, without `smooth_alpha`.
-    label_shape = (size, options.soft_classes) if options.soft_classes else (size,)
     module.bind(
         [mx.io.DataDesc("data", (size, *options.image_shape), dtype=np.uint8)],
-        [mx.io.DataDesc("softmax_label", label_shape)],
+        [mx.io.DataDesc(name, shape) for name, shape in labels],
     )
     module.init_params(
         mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),

@@ -3,7 +3,9 @@
 from common.engines.torch.runtime import torch
 
 
-def loss_gradient(probabilities, labels, grad_scale=1.0, smooth_alpha=0.0, is_mean=False):
+def loss_gradient(
+    probabilities, labels, grad_scale=1.0, smooth_alpha=0.0, is_mean=False, logit_adjustment=None
+):
     """Return the gradient of the cross-entropy with respect to the logits.
 
     Args:
@@ -13,7 +15,11 @@ def loss_gradient(probabilities, labels, grad_scale=1.0, smooth_alpha=0.0, is_me
         grad_scale: factor of the gradient.
         smooth_alpha: share of the truth that the other classes get together.
         is_mean: whether the loss is the mean over the images instead of their sum.
+        logit_adjustment: `(num_classes,)`, added to the logits before the softmax of the loss.
     """
+    if logit_adjustment is not None:
+        adjustment = logit_adjustment.to(probabilities.device)
+        probabilities = torch.softmax(probabilities.log() + adjustment, 1)
     truth = labels
     if labels.dim() == 1:
         others = smooth_alpha / max(1, probabilities.shape[1] - 1)

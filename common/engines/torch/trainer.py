@@ -45,6 +45,9 @@ class Trainer:
         self._replicas = Replicas(module, devices)
         self._loss_settings = {**module.loss_settings}
         self._loss_settings["grad_scale"] *= options.loss_scale
+        if options.logit_adjustment is not None:
+            adjustment = torch.tensor(options.logit_adjustment, dtype=torch.float32)
+            self._loss_settings["logit_adjustment"] = adjustment.to(devices[0])
         scale = 1 / (options.batch_size * options.loss_scale)
         self._gradients = Gradients(scale, options.clip_norm)
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
