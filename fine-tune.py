@@ -24,7 +24,7 @@ from common.base.help import HelpFormatter, Parser, number, whole
 from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
 from common.networks import Network, checkpoint, edits, pretrained, torch_networks
-from common.training import batches, checks, fit, flags, preview
+from common.training import batches, checks, fit, flags, preview, recipes
 
 
 def main():
@@ -33,6 +33,7 @@ def main():
     devices = engine.parse_devices(args.gpus)
     workers = engine.Workers(args.kv_store, devices)
     start_log(workers.rank)
+    recipes.report(args)
     flags.check_flags(args, engine)
     engine.check(args.dtype, devices)
 
@@ -143,7 +144,7 @@ def parse_args():
     flags.add_fit_args(parser)
     add_data_args(parser)
     add_data_aug_args(parser)
-    args = parser.parse_args()
+    args = recipes.parse_args(parser)
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")
     if not 0 <= args.head_lr_mult < math.inf:

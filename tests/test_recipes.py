@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 
 from common import engines
+from common.base.files import UserError
+from common.base.help import Parser
+from common.data.flags import add_data_args, add_data_aug_args
 from common.networks import Network, checkpoint, edits
 from common.networks.graph import Builder
+from common.training import recipes
+from common.training.flags import add_fit_args, check_flags
 from common.training.history import read_rows
 
 ENGINES = engines.installed() or ["mxnet"]
@@ -113,3 +118,64 @@ def test_patience_without_validation_is_refused(train, sample, tmp_path):
     flags = ("--data-dir", tmp_path / "data", "--patience", 2)
     said = train(ENGINES[0], "run", *flags, status=2)
     assert re.search("--patience 2: needs validation records; make val.rec", said)
+
+
+# Named recipes ------------------------------------------------------------------------------------
+
+
+def make_parser():
+    parser = Parser(allow_abbrev=False)
+    add_fit_args(parser)
+    add_data_args(parser)
+    add_data_aug_args(parser)
+    return parser
+
+
+def parse(*flags):
+    return recipes.parse_args(make_parser(), [*map(str, flags)])
+
+
+def test_the_baseline_is_what_there_is_without_a_recipe():
+    plain, baseline = vars(parse()), vars(parse("--recipe", "baseline-2017"))
+    assert baseline == {**plain, "recipe": "baseline-2017"}
+
+
+@pytest.mark.parametrize("name", recipes.RECIPES)
+def test_a_recipe_sets_flags_that_there_are_to_values_that_are_allowed(name):
+    plain, args = vars(parse()), parse("--recipe", name)
+    changed = {flag: value for flag, value in vars(args).items() if value != plain[flag]}
+    assert changed == {
+        "recipe": name,
+        **{flag: value for flag, value in recipes.RECIPES[name].items() if value != plain[flag]},
+    }
+    # Typed, the values are the same, and of the same types.
+    typed = parse("--recipe", name, *_typed(recipes.RECIPES[name]))
+    assert {flag: getattr(typed, flag) for flag in recipes.RECIPES[name]} == recipes.RECIPES[name]
+    if args.engine in ("auto", *ENGINES):
+        check_flags(args, engines.load(args.engine))
+
+
+def _typed(values):
+    return [text for flag, v in values.items() for text in (f"--{flag.replace('_', '-')}", v)]
+
+
+@pytest.mark.parametrize("flags", [("--lr", 0.5, "--recipe"), ("--recipe", "--lr", 0.5)])
+def test_what_is_typed_counts_before_the_recipe(flags):
+    place = flags.index("--recipe") + 1
+    args = parse(*flags[:place], "vit", *flags[place:])
+    assert (args.lr, args.wd, args.accumulate) == (0.5, 0.01, 32)
+    level = parse("--data-aug-level", 2, "--recipe", "baseline-2017")
+    assert (level.brightness, level.random_resized_crop) == (0, 0)
+
+
+def test_an_unknown_recipe_is_refused_with_the_names_of_all():
+    with pytest.raises(UserError, match=r"--recipe: invalid choice: .resnet. .*winners-2017"):
+        parse("--recipe", "resnet")
+
+
+def test_the_flags_of_a_recipe_are_printed(train, tmp_path):
+    flags = ("--recipe", "winners-2017", "--num-epochs", 2, "--dry-run")
+    said = train(ENGINES[0], "run", *flags)
+    (line,) = [line for line in said.splitlines() if "--recipe" in line]
+    assert "--recipe winners-2017: --class-balance 1.0 --lr 0.001; typed instead:" in line
+    assert "--num-epochs 2" in line and "--image-shape 3,32,32" in line

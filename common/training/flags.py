@@ -7,7 +7,7 @@ import os
 from common.base.files import MODEL_DIR, UserError
 from common.base.help import number, whole
 from common.engines import add_engine_arg
-from common.training import schedule
+from common.training import recipes, schedule
 
 DTYPES = ("float32", "float16", "bfloat16")
 KV_STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
@@ -50,6 +50,7 @@ def add_fit_args(parser):
     schedule.add_schedule_args(parser)
 
     group = parser.add_argument_group("Training")
+    recipes.add_recipe_arg(group)
     group.add_argument(
         "--batch-size", type=whole, default=48, help="images in a batch of all devices together"
     )
