@@ -1,6 +1,7 @@
 """The flags of today's recipes as a user types them, on each engine that is installed."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -48,14 +49,17 @@ def weights(prefix, epoch):
 def test_a_resumed_run_with_all_of_them_ends_as_an_uninterrupted_one(train, tmp_path, engine):
     train(engine, "whole", *AUGMENTED, "--num-epochs", 2, "--data-nthreads", 1)
     schedule = ("--num-epochs", 2, "--data-nthreads", 3)
-    train(engine, "parts", *AUGMENTED, "--num-epochs", 1)
-    train(engine, "parts", *AUGMENTED, *schedule, "--resume")
+    events = ("--tensorboard", tmp_path / "events")
+    train(engine, "parts", *AUGMENTED, *events, "--num-epochs", 1)
+    train(engine, "parts", *AUGMENTED, *events, *schedule, "--resume")
     expected, got = (weights(tmp_path / name, 2) for name in ("whole", "parts"))
     for name, array in expected.items():
         np.testing.assert_array_equal(got[name], array, err_msg=name)
     logs = [read_rows(tmp_path / f"{name}-log.csv") for name in ("whole", "parts")]
     for column in ("loss", "top1", "val_loss", "lr"):
         assert logs[0][2][column] == logs[1][2][column]
+    files = sorted(os.listdir(tmp_path / "events"))
+    assert files == [f"events.out.tfevents.0000000{epoch}.parts" for epoch in (1, 2)]
     flags = json.loads((tmp_path / "parts-config.json").read_text())["flags"]
     assert (flags["mixup"], flags["rand_augment"], flags["accumulate"]) == (0.8, "2,9", 3)
 

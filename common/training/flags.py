@@ -117,6 +117,11 @@ def add_fit_args(parser):
         help="keep the N newest checkpoints and the best by validation top-5; 0: all",
     )
     group.add_argument(
+        "--tensorboard",
+        metavar="DIR",
+        help="write TensorBoard's event files there too, one for each epoch",
+    )
+    group.add_argument(
         "--initial-validation",
         type=whole,
         default=1,
