@@ -286,6 +286,27 @@ def test_float16_takes_small_steps_by_its_masters_and_goes_on_with_them():
     np.testing.assert_array_equal(*ends)
 
 
+def test_float16_takes_soft_labels_adjusted_logits_and_clipped_sums():
+    start = np.random.RandomState(0).randint(-2, 3, (5, 3)).astype(np.float32)
+    settings = {
+        "arrays": ({"fc1_weight": start}, {}),
+        "logit_adjustment": np.log(np.array([0.5, 0.2, 0.2, 0.06, 0.04], np.float32)),
+        "soft_classes": 5,
+        "clip_norm": 0.1,
+    }
+    single = make_trainer(without_products(), **settings)
+    half = make_trainer(without_products(), dtype="float16", **settings)
+    for number in range(4):
+        shown = batch(number)
+        shown.soft_labels = np.random.RandomState(number).dirichlet(np.ones(5), SHAPE[0])
+        rate = 0.05 if number % 2 else None
+        expected, got = (trainer.step(shown, rate)() for trainer in (single, half))
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+    ends = [trainer.state().params["fc1_weight"] - start for trainer in (single, half)]
+    assert np.abs(ends[0]).max() > 0.002
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-3)
+
+
 @pytest.mark.skipif(not devices.supports_bfloat16()[0], reason="no bfloat16 here")
 def test_bfloat16_is_what_the_network_computes_in():
     single = make_trainer(tiny_network())
