@@ -155,7 +155,8 @@ def test_a_recipe_sets_flags_that_there_are_to_values_that_are_allowed(name):
     # Typed, the values are the same, and of the same types.
     typed = parse("--recipe", name, *_typed(recipes.RECIPES[name]))
     assert {flag: getattr(typed, flag) for flag in recipes.RECIPES[name]} == recipes.RECIPES[name]
-    if args.engine in ("auto", *ENGINES):
+    installed = engines.installed()
+    if installed and args.engine in ("auto", *installed):
         check_flags(args, engines.load(args.engine))
 
 

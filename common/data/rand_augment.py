@@ -56,7 +56,7 @@ def equalize(image, share, sign):
     """Make the levels of each colour equally frequent."""
     equalized = []
     for plane in cv2.split(image):
-        counts = cv2.calcHist([plane], [0], None, [256], [0, 256])[:, 0].astype(np.int64)
+        counts = cv2.calcHist([plane], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         step = (counts.sum() - counts[np.flatnonzero(counts)[-1]]) // 255
         if step:
             table = (np.cumsum(counts) - counts + step // 2) // step
