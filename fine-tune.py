@@ -24,7 +24,7 @@ from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
 from common.engines.choice import choose
 from common.networks import Network, checkpoint, edits, pretrained, torch_networks
-from common.training import batches, checks, fit, flags, log_lines, preview
+from common.training import batches, checks, fit, flags, log_lines, preview, recipes
 
 
 def main():
@@ -33,6 +33,7 @@ def main():
     engine, devices, _ = chosen
     workers = engine.Workers(args.kv_store, devices)
     log_lines.start(args, workers.rank)
+    recipes.report(args)
     flags.check_flags(args, engine)
 
     data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
@@ -42,6 +43,7 @@ def main():
         if args.test_io:
             return preview.measure_reading(data.train)
         checks.check_batch_size(args, devices)
+        checks.check_patience(args, data, workers)
         with fit.only_run(args, workers):
             return fine_tune(args, chosen, data, workers)
     finally:
@@ -143,7 +145,7 @@ def parse_args():
     flags.add_fit_args(parser)
     add_data_args(parser)
     add_data_aug_args(parser)
-    args = parser.parse_args()
+    args = recipes.parse_args(parser)
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")
     if not 0 <= args.head_lr_mult < math.inf:

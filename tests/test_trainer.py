@@ -80,6 +80,8 @@ def make_trainer(
     if "momentum" in optimizers()[args.optimizer]:
         settings["momentum"] = args.mom
     chosen = {
+        "batch_size": SHAPE[0],
+        "image_shape": SHAPE[1:],
         "schedule": schedule.of_flags(args, 2),
         "updates_done": 2 * epochs_done,
         "optimizer": args.optimizer,
@@ -93,12 +95,58 @@ def make_trainer(
     trainer = ScheduledTrainer(
         Network(graph, *arrays, head="fc1"),
         contexts,
-        TrainerOptions(SHAPE[0], SHAPE[1:], **{**chosen, **options}),
+        TrainerOptions(**{**chosen, **options}),
         workers or Workers("device", contexts),
     )
     if states:
         trainer.restore_optimizer(states)
     return trainer
+
+
+def test_a_soft_label_of_one_class_is_that_class():
+    plain, soft = make_trainer(tiny_network()), make_trainer(tiny_network(), soft_classes=5)
+    for number in range(3):
+        numbered, shared = batch(number), batch(number)
+        shared.soft_labels = np.eye(5, dtype=np.float32)[shared.labels.astype(int)]
+        np.testing.assert_array_equal(plain.train(numbered)(), soft.train(shared)())
+        np.testing.assert_array_equal(plain.evaluate(batch(9)), soft.evaluate(batch(9)))
+    for name, array in all_arrays(plain).items():
+        np.testing.assert_array_equal(array, all_arrays(soft)[name])
+
+
+def test_the_mixture_of_two_labels_pulls_to_both():
+    """The gradient of a mixture is the mixture of the gradients: seen after one update."""
+    moved = []
+    for share in (1.0, 0.25, 0.0):
+        trainer = make_trainer(plain_network(), ("--wd", "0"), soft_classes=5)
+        start, shared = trainer.state().params["fc1_weight"], batch(0)
+        mixed = np.eye(5, dtype=np.float32)[shared.labels.astype(int)]
+        shared.soft_labels = share * mixed + (1 - share) * mixed[::-1]
+        trainer.train(shared)
+        moved.append(trainer.state().params["fc1_weight"] - start)
+    np.testing.assert_allclose(moved[1], 0.25 * moved[0] + 0.75 * moved[2], atol=1e-6)
+
+
+@pytest.mark.parametrize("soft", [{}, {"soft_classes": 5}], ids=["labels", "soft labels"])
+def test_adjusted_logits_change_the_loss_and_no_prediction(soft):
+    """By hand: the gradient of the bias is the sum of (adjusted probabilities - truth)."""
+    flags, adjustment = ("--mom", "0", "--wd", "0"), np.log([0.5, 0.2, 0.2, 0.06, 0.04])
+    settings = {"logit_adjustment": adjustment.astype(np.float32), **soft}
+    plain = make_trainer(plain_network(), flags)
+    adjusted = make_trainer(plain_network(), flags, **settings)
+    one_hot = np.eye(5, dtype=np.float32)[batch(0).labels.astype(int)]
+    shown = batch(0)
+    shown.soft_labels = one_hot if soft else None
+    seen, expected = (trainer.evaluate(batch(9)) for trainer in (adjusted, plain))
+    np.testing.assert_allclose(seen, expected, rtol=1e-5)
+    start = adjusted.state().params["fc1_bias"]
+    probabilities = adjusted.step(shown, 1.0)()
+    np.testing.assert_allclose(probabilities, plain.step(batch(0), 1.0)(), rtol=1e-5)
+    weighted = probabilities * np.exp(adjustment)
+    gradient = (weighted / weighted.sum(axis=1, keepdims=True) - one_hot).mean(axis=0)
+    end = adjusted.state()
+    np.testing.assert_allclose(start - end.params["fc1_bias"], gradient, atol=1e-6)
+    assert end.params.keys() == plain.state().params.keys()
 
 
 def all_arrays(trainer):
@@ -238,6 +286,27 @@ def test_float16_takes_small_steps_by_its_masters_and_goes_on_with_them():
     np.testing.assert_array_equal(*ends)
 
 
+def test_float16_takes_soft_labels_adjusted_logits_and_clipped_sums():
+    start = np.random.RandomState(0).randint(-2, 3, (5, 3)).astype(np.float32)
+    settings = {
+        "arrays": ({"fc1_weight": start}, {}),
+        "logit_adjustment": np.log(np.array([0.5, 0.2, 0.2, 0.06, 0.04], np.float32)),
+        "soft_classes": 5,
+        "clip_norm": 0.1,
+    }
+    single = make_trainer(without_products(), **settings)
+    half = make_trainer(without_products(), dtype="float16", **settings)
+    for number in range(4):
+        shown = batch(number)
+        shown.soft_labels = np.random.RandomState(number).dirichlet(np.ones(5), SHAPE[0])
+        rate = 0.05 if number % 2 else None
+        expected, got = (trainer.step(shown, rate)() for trainer in (single, half))
+        np.testing.assert_allclose(got, expected, atol=2e-3)
+    ends = [trainer.state().params["fc1_weight"] - start for trainer in (single, half)]
+    assert np.abs(ends[0]).max() > 0.002
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-3)
+
+
 @pytest.mark.skipif(not devices.supports_bfloat16()[0], reason="no bfloat16 here")
 def test_bfloat16_is_what_the_network_computes_in():
     single = make_trainer(tiny_network())
@@ -258,6 +327,73 @@ def test_the_loss_scale_leaves_the_update_as_it_is():
         ends.append(all_arrays(trainer))
     for name in ends[0]:
         np.testing.assert_allclose(ends[1][name], ends[0][name], rtol=1e-5, err_msg=name)
+
+
+def part_of(whole, first, last):
+    return Batch(whole.images[first:last], whole.labels[first:last], whole.keys[first:last], 0, [])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("count", [1, 2], ids=["one device", "two devices"])
+def test_batches_of_one_update_count_as_the_joint_batch(optimizer, count):
+    contexts = [mx.cpu(number) for number in range(count)]
+    joint, parts = (
+        make_trainer(
+            *(plain_network(), ("--optimizer", optimizer), contexts),
+            batch_size=size,
+            average_decay=0.9,
+        )
+        for size in (8, 4)
+    )
+    for number in range(3):
+        joint.step(batch(number), 0.05)
+        parts.step(part_of(batch(number), 0, 4), None)
+        parts.step(part_of(batch(number), 4, 8), 0.05)
+    expected, got = joint.state(), parts.state()
+    for kind in ("params", "optimizer", "average"):
+        for name, array in getattr(expected, kind).items():
+            there = getattr(got, kind)[name]
+            np.testing.assert_allclose(there, array, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_a_batch_that_comes_twice_counts_as_once():
+    """With BatchNorm; the statistics alone see it twice."""
+    once, twice = make_trainer(tiny_network()), make_trainer(tiny_network())
+    for number in range(3):
+        once.step(batch(number), 0.05)
+        twice.step(batch(number), None)
+        twice.step(batch(number), 0.05)
+    for name, array in once.state().params.items():
+        np.testing.assert_allclose(twice.state().params[name], array, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["one device", "two devices"])
+@pytest.mark.parametrize("loss_scale", [1.0, 128.0])
+def test_the_norm_of_all_gradients_together_is_clipped(count, loss_scale):
+    """Seen in one update of plain SGD, whose step is the gradient."""
+    contexts = [mx.cpu(number) for number in range(count)]
+    steps = {}
+    for clip_norm in (0.0, 0.01, 1000.0):
+        trainer = make_trainer(
+            *(plain_network(), ("--mom", "0", "--wd", "0"), contexts),
+            loss_scale=loss_scale,
+            clip_norm=clip_norm,
+        )
+        start = trainer.state().params
+        trainer.step(batch(0), 1.0)
+        end = trainer.state().params
+        steps[clip_norm] = np.concatenate([(start[name] - end[name]).ravel() for name in start])
+    norm = np.linalg.norm(steps[0.0])
+    assert norm > 0.05
+    np.testing.assert_allclose(steps[0.01], steps[0.0] * 0.01 / norm, atol=1e-6)
+    np.testing.assert_array_equal(steps[1000.0], steps[0.0])
+
+
+def test_clipping_on_several_machines_is_refused():
+    workers = Workers("device", [mx.cpu()])
+    workers.is_distributed = True
+    with pytest.raises(UserError, match="is for one machine"):
+        make_trainer(plain_network(), workers=workers, clip_norm=1.0)
 
 
 def test_the_head_may_learn_faster_and_frozen_layers_stay():

@@ -25,7 +25,8 @@ probabilities numpy arrays: files never depend on the engine that wrote them.
 
     Workers:    rank   size   is_async   agree(value) -> the first worker's
     Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch
-                step(batch, learning_rate) -> () -> (N, classes): to be read when wanted
+                step(batch, learning_rate) -> () -> (N, classes): to be read when wanted;
+                    learning_rate None: the gradients wait for the update of a later batch
                 evaluate(batch) -> (N, classes)
                 synchronize()                waits until everything queued is computed
                 state() -> TrainerState   restore_optimizer(arrays)   restore_average(arrays)
@@ -95,6 +96,9 @@ class TrainerOptions:
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
         seed: of everything that is random.
+        logit_adjustment: `(num_classes,)`, added to the logits in the loss alone; None: nothing.
+        clip_norm: bound of the norm of all gradients together; 0: none.
+        soft_classes: how many classes the soft labels of a batch have; 0: its labels are numbers.
     """
 
     batch_size: int
@@ -112,6 +116,9 @@ class TrainerOptions:
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
     seed: int = 0
+    logit_adjustment: Optional[Any] = None
+    clip_norm: float = 0.0
+    soft_classes: int = 0
 
 
 @dataclass

@@ -184,6 +184,13 @@ class History:
         scored = [e for e, row in self.rows.items() if e > 0 and row.get("val_top5")]
         return max(scored, key=self._score, default=None)
 
+    def epochs_since_best(self):
+        """Return how many epochs have passed since the first of the best validation top-1."""
+        scores = {e: float(r["val_top1"]) for e, r in self.rows.items() if e and r.get("val_top1")}
+        if not scores:
+            return 0
+        return max(scores) - max(sorted(scores), key=scores.get)
+
     def _score(self, epoch):
         row = self.rows[epoch]
         scores = [float(row.get(name) or "nan") for name in ("val_top5", "val_top1", "val_loss")]

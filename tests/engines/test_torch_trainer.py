@@ -13,6 +13,7 @@ from common.data.loader import Batch
 from common.engines import TrainerOptions
 from common.engines.torch.devices import parse_devices
 from common.engines.torch.initial_weights import draw
+from common.engines.torch.loss import loss_gradient
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import infer_shapes
@@ -27,7 +28,8 @@ from tests.random_networks import for_raw_images
 SHAPE, CLASSES = (3, 32, 32), 5
 CPU = parse_devices("cpu")
 RATE = 0.01
-COMPARED = [name for name in optimizers() if name != "sgld"]  # which draws noise
+# sgld draws noise, and MXNet has no adamw.
+COMPARED = [name for name in optimizers() if name not in ("sgld", "adamw")]
 
 
 def schedule(rate=RATE):
@@ -87,9 +89,14 @@ def plain_network(dropout=0.0):
     return with_weights(edits.take_raw_images(graph))
 
 
+def part_of(whole, first, last):
+    return Batch(whole.images[first:last], whole.labels[first:last], whole.keys[first:last], 0, [])
+
+
 def options(rate=RATE, **settings):
     settings.setdefault("optimizer_settings", {"momentum": 0.9, "wd": 1e-3})
-    return TrainerOptions(8, SHAPE, schedule(rate), **settings)
+    settings.setdefault("batch_size", 8)
+    return TrainerOptions(image_shape=SHAPE, schedule=schedule(rate), **settings)
 
 
 def make(network, on=CPU, **settings):
@@ -320,6 +327,77 @@ def test_the_loss_is_mxnets(alpha, scale):
     assert_close(ours.state().params, theirs.state().params, network.params)
 
 
+def soft_batch(number, size=8):
+    """The labels are shares of two or three classes."""
+    made, random = batch(number, size), np.random.RandomState(number + 100)
+    made.soft_labels = random.dirichlet([0.3] * CLASSES, size).astype(np.float32)
+    return made
+
+
+def test_the_loss_of_soft_labels_is_mxnets():
+    network, settings = smooth_network(), {"soft_classes": CLASSES}
+    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))  # counts in no soft label
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    for number in range(3):
+        got, expected = (t.step(soft_batch(number), RATE)() for t in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        got, expected = (trainer.evaluate(batch(9)) for trainer in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+    assert_close(ours.state().params, theirs.state().params, network.params)
+
+
+def test_the_gradient_of_soft_labels_is_that_of_pytorchs_cross_entropy():
+    logits = torch.randn(6, CLASSES, requires_grad=True)
+    labels = torch.from_numpy(soft_batch(0, 6).soft_labels)
+    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
+    got = loss_gradient(torch.softmax(logits.detach(), 1), labels, smooth_alpha=0.1)
+    torch.testing.assert_close(got, logits.grad)
+
+
+ADJUSTMENT = np.log(np.array([0.6, 0.2, 0.1, 0.07, 0.03], np.float32))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_the_adjusted_loss_is_pytorchs_cross_entropy_of_adjusted_logits(soft):
+    logits = torch.randn(6, CLASSES, requires_grad=True)
+    labels, adjustment = soft_batch(0, 6).soft_labels, torch.from_numpy(ADJUSTMENT)
+    labels = torch.from_numpy(labels if soft else batch(0, 6).labels.astype(int))
+    loss = torch.nn.functional.cross_entropy(logits + adjustment, labels, reduction="sum")
+    loss.backward()
+    probabilities = torch.softmax(logits.detach(), 1)
+    got = loss_gradient(probabilities, labels, logit_adjustment=adjustment)
+    torch.testing.assert_close(got, logits.grad)
+
+
+def test_a_probability_of_0_has_an_adjusted_gradient():
+    probabilities = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
+    adjustment = 10 * torch.from_numpy(ADJUSTMENT)
+    got = loss_gradient(probabilities, torch.tensor([1]), logit_adjustment=adjustment)
+    torch.testing.assert_close(got, torch.tensor([[1.0, -1, 0, 0, 0]]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 128.0])
+def test_both_engines_adjust_alike_and_report_what_they_would_predict(scale):
+    network = smooth_network()
+    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))
+    settings = {"logit_adjustment": ADJUSTMENT, "loss_scale": scale}
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    plain = make(network, TWO_CPUS)
+    first = plain.step(batch(0), RATE)()
+    for number in range(3):
+        got, expected = (t.step(batch(number), RATE)() for t in (ours, theirs))
+        np.testing.assert_allclose(got, expected, atol=1e-4)
+        if number == 0:
+            np.testing.assert_array_equal(got, first)
+    np.testing.assert_allclose(ours.evaluate(batch(9)), theirs.evaluate(batch(9)), atol=1e-4)
+    got, expected = ours.state(), theirs.state()
+    assert_close(got.params, expected.params, network.params)
+    assert_close(got.stats, expected.stats, network.stats)
+    train(plain, range(1, 3))
+    with pytest.raises(AssertionError):
+        assert_close(got.params, plain.state().params, network.params)
+
+
 @pytest.mark.parametrize("normalization", ["batch", "valid"])
 def test_a_mean_loss_is_mxnets(normalization):
     network = plain_network()
@@ -328,6 +406,59 @@ def test_a_mean_loss_is_mxnets(normalization):
     ours, theirs = make(network), make_mxnets(network)
     for trainer in (ours, theirs):
         train(trainer, range(2))
+    assert_close(ours.state().params, theirs.state().params, network.params)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("on", [CPU, TWO_CPUS], ids=["one device", "two devices"])
+def test_batches_of_one_update_count_as_the_joint_batch(optimizer, on):
+    network = plain_network()
+    settings = {**settings_of(optimizer), "average_decay": 0.9}
+    joint = make(network, on, **settings)
+    parts = make(network, on, **settings, batch_size=4)
+    for number in range(3):
+        joint.step(batch(number), RATE)
+        parts.step(part_of(batch(number), 0, 4), None)
+        parts.step(part_of(batch(number), 4, 8), RATE)
+    got, expected = parts.state(), joint.state()
+    assert_close(got.params, expected.params, network.params)
+    assert_close(got.average, expected.average, network.params)
+
+
+def test_a_batch_that_comes_twice_counts_as_once():
+    """With BatchNorm; the statistics alone see it twice."""
+    network = smooth_network()
+    once, twice = make(network), make(network)
+    for number in range(3):
+        once.step(batch(number), RATE)
+        twice.step(batch(number), None)
+        twice.step(batch(number), RATE)
+    assert_close(twice.state().params, once.state().params, network.params)
+
+
+@pytest.mark.parametrize("clip_norm", [0.01, 1000.0])
+def test_the_norm_of_all_gradients_is_clipped_as_pytorch_does(clip_norm):
+    network = smooth_network()
+    plain = {"optimizer_settings": {"wd": 0.0, "momentum": 0.0}}
+    whole, clipped = make(network, **plain), make(network, clip_norm=clip_norm, **plain)
+    steps = []
+    for trainer in (whole, clipped):
+        trainer.step(batch(0), 1.0)
+        state = trainer.state().params
+        steps.append([torch.from_numpy(network.params[name] - state[name]) for name in state])
+    parameters = [torch.nn.Parameter(torch.zeros_like(step)) for step in steps[0]]
+    for parameter, step in zip(parameters, steps[0]):
+        parameter.grad = step
+    torch.nn.utils.clip_grad_norm_(parameters, clip_norm)
+    for parameter, step in zip(parameters, steps[1]):
+        torch.testing.assert_close(step, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_both_engines_clip_alike():
+    network, settings = smooth_network(), {"clip_norm": 0.05, "loss_scale": 128.0}
+    ours, theirs = make(network, TWO_CPUS, **settings), make_mxnets(network, 2, **settings)
+    for trainer in (ours, theirs):
+        train(trainer, range(3))
     assert_close(ours.state().params, theirs.state().params, network.params)
 
 

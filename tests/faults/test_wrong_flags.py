@@ -37,6 +37,16 @@ NUMBERS = ["nan", "-inf", "1e308", "1e-320", "-1", "0", str(10**30), ""]
 # A command, flags that it must refuse, and a part of its message.
 WRONG = [
     (FINE_TUNE, "--batch-size 13", "--batch-size 13: is more than the 12 images of ./train.rec"),
+    (FINE_TUNE, "--accumulate 0", "--accumulate 0: must be 1 or more"),
+    (FINE_TUNE, "--clip-norm nan", "--clip-norm: 'nan' is not a number"),
+    (FINE_TUNE, "--cutmix -1", "--cutmix -1.0: must be 0 or more"),
+    (FINE_TUNE, "--mixup -1", "--mixup -1.0: must be 0 or more"),
+    (FINE_TUNE, "--rand-augment 2,eleven", "--rand-augment 2,eleven: must be N,M"),
+    (FINE_TUNE, "--random-erasing 2", "--random-erasing 2.0: must be 0 to 1"),
+    (FINE_TUNE, "--logit-adjustment 11", "--logit-adjustment 11.0: must be 0 to 10"),
+    (FINE_TUNE, "--patience -1", "--patience -1: must be 0 or more"),
+    (FINE_TUNE, "--optimizer adamw --engine mxnet", "--optimizer adamw: not one of MXNet's"),
+    (FINE_TUNE, "--recipe resnet", "--recipe: invalid choice: 'resnet'"),
     (FINE_TUNE, "--num-classes 0", "--num-classes 0: must be 1 to"),
     (FINE_TUNE, "--num-classes 5", "--num-classes 5: ./train.rec holds labels up to 5"),
     (FINE_TUNE, "--lr-step-epochs 1,2,3,4,5", "more steps than --num-epochs 4 has epochs"),
