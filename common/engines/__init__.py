@@ -5,6 +5,7 @@ a step needs it; `import common.engines` does not. Nothing outside of the packag
 framework, and it knows nothing of flags, records or checkpoints.
 
     NAME                                     for people: "MXNet"
+    QUANTIZED                                what its files of 8-bit networks are called: "int8"
     SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
     describe() -> {str: str}                 what it is and what it can do on this machine
     parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
@@ -17,7 +18,7 @@ framework, and it knows nothing of flags, records or checkpoints.
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
-    quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
+    quantize(network, images) -> Network     for dtype int8, calibrated on uint8 images
     print_summary(graph, image_shape)        the layers as a table; MXNet only
     draw(graph, image_shape) -> str          the layers in the language of Graphviz; MXNet only
 
