@@ -5,6 +5,7 @@ a step needs it (`choice` says which); `import common.engines` does not. Nothing
 package imports its framework, and it knows nothing of flags, records or checkpoints.
 
     NAME                                     for people: "MXNet"
+    QUANTIZED                                what its files of 8-bit networks are called: "int8"
     SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
     describe() -> {str: str}                 what it is and what it can do on this machine
     parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
@@ -18,7 +19,7 @@ package imports its framework, and it knows nothing of flags, records or checkpo
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype, compiled=False)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
-    quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
+    quantize(network, images) -> Network     for dtype int8, calibrated on uint8 images
 
 A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.

@@ -78,9 +78,14 @@ def test_without_a_compiler_there_is_one_line():
     with config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(
         UserError, match=r"--compile: needs a C\+\+ compiler"
     ):
-        compilation.check(CPU)
+        compilation.check(CPU, "float32")
 
 
 def test_apples_gpus_are_refused():
     with pytest.raises(UserError, match="--compile: is for CPUs and NVIDIA's GPUs"):
-        compilation.check([torch.device("mps")])
+        compilation.check([torch.device("mps")], "float32")
+
+
+def test_int8_is_refused():
+    with pytest.raises(UserError, match="--compile: is not for int8"):
+        compilation.check(CPU, "int8")

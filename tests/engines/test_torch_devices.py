@@ -72,7 +72,7 @@ def test_the_engine_describes_itself():
     described = engine.describe()
     assert described["PyTorch"].startswith(torch.__version__)
     assert engine.versions()["torch"] == torch.__version__
-    for dtype in ("bfloat16", "float16"):
+    for dtype in ("bfloat16", "float16", "int8"):
         assert re.match("yes: .|no: .", described[dtype])
 
 
@@ -85,11 +85,6 @@ def test_a_processor_without_a_format_is_an_error_that_says_so(dtype, monkeypatc
     monkeypatch.setattr(torch.ops.mkldnn, asked, lambda: True)
     engine.check(dtype, [CPU])
     engine.check("float32", [CPU])
-
-
-def test_integers_are_left_to_the_other_engine():
-    with pytest.raises(UserError, match=r"--dtype int8: .*use --engine mxnet"):
-        engine.check("int8", [CPU])
 
 
 def test_float32_is_not_shortened_on_gpus():

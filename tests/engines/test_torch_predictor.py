@@ -365,6 +365,19 @@ def doubled(net, data):
     return net.add("Activation", "relu", net.add("elemwise_add", "twice", x, x), act_type="relu")
 
 
+@pytest.mark.parametrize("body", [*BODIES, doubled])
+def test_integers_give_nearly_the_same_probabilities(body):
+    able, reason = supports("int8", torch.device("cpu"))
+    if not able:
+        pytest.skip(reason)
+    network = with_random_weights(of_images(body), 33)
+    quantized = torch_engine.quantize(network, next(batches_of(33)).images)
+    (full,) = predict(torch_engine, [network], 33)
+    for _ in range(2):  # nothing that is kept was overwritten
+        (found,) = predict(torch_engine, [quantized], 33, dtype="int8")
+        assert 0 < abs(found - full).max() < 0.02
+
+
 @pytest.mark.parametrize("use_onednn", [True, False])
 @pytest.mark.parametrize("body", [*BODIES, doubled])
 def test_a_module_that_is_rewritten_for_prediction_gives_the_same_logits(body, use_onednn):

@@ -17,9 +17,11 @@ from common.engines.mxnet.trainer import Trainer
 from common.engines.mxnet.workers import Workers
 
 NAME = "MXNet"
+QUANTIZED = "int8"
 
 __all__ = [
     "NAME",
+    "QUANTIZED",
     "SYMBOL_VERSION",
     "Predictor",
     "Trainer",

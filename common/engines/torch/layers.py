@@ -11,7 +11,7 @@ _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose
 _CHANNELS_FIRST = (None, "NCW", "NCHW", "NCDHW")
 
 
-def _windows(attrs):
+def windows(attrs):
     """Return kernel, stride, dilation and padding of a convolution."""
     attrs.require("layout", *_CHANNELS_FIRST)
     kernel = attrs.integers("kernel")
@@ -25,7 +25,7 @@ def _windows(attrs):
 
 
 def _convolution(attrs):
-    kernel, stride, dilation, padding = _windows(attrs)
+    kernel, stride, dilation, padding = windows(attrs)
     convolve, groups = _CONVOLUTIONS[len(kernel)], attrs.integer("num_group", 1)
 
     def compute(x, weight, bias=None):
@@ -35,7 +35,7 @@ def _convolution(attrs):
 
 
 def _deconvolution(attrs):
-    kernel, stride, dilation, padding = _windows(attrs)
+    kernel, stride, dilation, padding = windows(attrs)
     convolve, groups = _TRANSPOSED[len(kernel)], attrs.integer("num_group", 1)
     if any(attrs.integers("target_shape")):
         raise ValueError("a target_shape")

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.torch import compilation, fusion, operators
+from common.engines.torch import compilation, fusion, int8, operators
 from common.engines.torch.memory import copy_to
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
@@ -22,7 +22,7 @@ class Predictor:
         devices: `torch.device`s; batches go to them in turn.
         batch_size: images in a batch of one view.
         image_shape: (3, H, W) of one view.
-        dtype: what the networks compute in.
+        dtype: what the networks compute in; int8 takes those that `quantize` has calibrated.
         compiled: whether `torch.compile` translates them.
 
     Raises:
@@ -103,6 +103,25 @@ def _build(network, devices, data_shape, dtype, compiled):
 
 
 def _build_on(network, device, data_shape, dtype, compiled):
+    module, entries = load(network, device, data_shape, "float32" if dtype == "int8" else dtype)
+    shape = entries[module.plan.output]
+    if len(shape) != 2:
+        raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
+    if dtype == "int8":
+        int8.prepare(module, entries)
+    elif compiled:
+        compilation.compile_for_prediction(module)
+    else:
+        fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
+    return module, shape[1]
+
+
+def load(network, device, data_shape, dtype="float32"):
+    """Return the `GraphModule` of a network, and `{entry: shape}` of all that it computes.
+
+    Raises:
+        UserError: the network lacks parameters, or does not take such images.
+    """
     by_pixels = torch.device(device).type in ("cpu", "cuda")
     module = operators.build(network, dtype, device, channels_last=by_pixels)
     try:
@@ -113,14 +132,7 @@ def _build_on(network, device, data_shape, dtype, compiled):
             f" ({error}); choose the size that it was trained with: --crop-size"
         ) from None
     _check_shapes(network, expected)
-    shape = entries[module.plan.output]
-    if len(shape) != 2:
-        raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
-    if compiled:
-        compilation.compile_for_prediction(module)
-    else:
-        fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
-    return module, shape[1]
+    return module, entries
 
 
 def _check_shapes(network, expected):
