@@ -359,6 +359,15 @@ def test_half_the_bits_give_nearly_the_same_probabilities(network, dtype):
     assert 0 < abs(half - full).max() < 0.03
 
 
+def copied(net, data):
+    """A sum is read as it is after the ReLU that could overwrite it."""
+    x = conv(net, data, "a", 8, act=None)
+    total = net.add("elemwise_add", "sum", x, conv(net, x, "b", 8, act=None))
+    kept = net.add("_copy", "kept", total)
+    relu = net.add("Activation", "relu", total, act_type="relu")
+    return net.add("elemwise_add", "out", kept, relu)
+
+
 def doubled(net, data):
     """A convolution that is added to itself, which MXNet's own fusion does not bear."""
     x = net.add("Convolution", "conv", data, num_filter=8, kernel=(3, 3))
@@ -379,7 +388,7 @@ def test_integers_give_nearly_the_same_probabilities(body):
 
 
 @pytest.mark.parametrize("use_onednn", [True, False])
-@pytest.mark.parametrize("body", [*BODIES, doubled])
+@pytest.mark.parametrize("body", [*BODIES, copied, doubled])
 def test_a_module_that_is_rewritten_for_prediction_gives_the_same_logits(body, use_onednn):
     network = with_random_weights(of_images(body), 33)
     images = next(batches_of(33)).images

@@ -15,6 +15,8 @@ from common.engines.torch.runtime import torch
 _onednn = torch.ops.mkldnn
 # Operators whose output is new memory that nobody but their readers looks at.
 _FRESH = ("BatchNorm", "Convolution", "Pooling", "elemwise_add")
+# Others that read without giving the same memory to their own readers, as Flatten and _copy do.
+_READING = (*_FRESH, "Activation", "Concat", "FullyConnected")
 
 
 def has_onednn(device):
@@ -118,6 +120,8 @@ def _work_in_place(plan):
                 step.compute = torch.relu_
             elif step.op == "elemwise_add" and first != step.inputs[1]:
                 step.compute = torch.Tensor.add_
+        if step.op not in _READING:
+            fresh.difference_update(step.inputs)
         if step.op in _FRESH:
             fresh.add((step.node, 0))
 
