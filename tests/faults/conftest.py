@@ -6,20 +6,14 @@ import pytest
 
 from tests.faults import steps as all_steps
 from tests.faults import workplace
-from tests.faults.many_runs import Scripts
 
 _tried = {}
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory, mx):
-    """Run a script in a fork of a process that has imported MXNet: see `many_runs.Scripts`."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The networks of these tests are so small that a second thread only costs time.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        started = Scripts(tmp_path_factory.mktemp("scripts"))
-    yield started
-    started.close()
+def scripts(scripts, mx):
+    """Those of all tests; without MXNet the faults are skipped."""
+    return scripts
 
 
 @pytest.fixture(scope="session")
