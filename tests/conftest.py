@@ -39,6 +39,22 @@ def pytest_xdist_auto_num_workers():
     return usable_cores()
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print how many cases the fault tests tried, and how many the pipeline survived."""
+
+    def number(outcome):
+        reports = [
+            report
+            for report in terminalreporter.stats.get(outcome, [])
+            if report.when == "call" and "faults/" in report.nodeid
+        ]
+        return sum(dict(report.user_properties).get("cases", 1) for report in reports)
+
+    survived, failed = number("passed"), number("failed")
+    if survived + failed:
+        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
+
+
 def is_mxnet_installed():
     return importlib.util.find_spec("mxnet") is not None
 

@@ -63,7 +63,7 @@ class Scripts:
         """
         case = {
             "folder": str(folder),
-            "command": [name, *map(str, arguments)],
+            "command": list(map(str, [name, *arguments])),
             "environment": {**os.environ, **_ENVIRONMENT},
             "streams": self._streams,
             "events": self._events if watched else None,

@@ -1,4 +1,4 @@
-"""What the fault tests share: the scripts, the seed, and the count of cases tried and survived."""
+"""What the fault tests share: the scripts, the four steps, the seed, and the count of cases."""
 
 import random
 
@@ -6,8 +6,6 @@ import pytest
 
 from tests.faults import steps as all_steps
 from tests.faults import workplace
-
-_tried = {}
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +48,7 @@ def cases(request):
     """Say how many cases a test tries, if there is more than one: `cases(25)`."""
 
     def count(number):
-        _tried[request.node.nodeid] = number
+        request.node.user_properties.append(("cases", number))
 
     return count
 
@@ -59,19 +57,3 @@ def cases(request):
 def seeded(request, pytestconfig):
     """A `random.Random` seeded by the test's name and `--faults-seed`: reproducible moments."""
     return random.Random(f"{pytestconfig.getoption('--faults-seed')} {request.node.nodeid}")
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print how many cases were tried, and how many the pipeline survived."""
-
-    def number(outcome):
-        reports = [
-            report
-            for report in terminalreporter.stats.get(outcome, [])
-            if report.when == "call" and "faults/" in report.nodeid
-        ]
-        return sum(_tried.get(report.nodeid, 1) for report in reports)
-
-    survived, failed = number("passed"), number("failed")
-    if survived + failed:
-        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
