@@ -87,11 +87,12 @@ def scripts(tmp_path_factory):
     started.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script(scripts):
     """Call a script of the repository and return what it said: `script("mx_list.py", "--check")`.
 
-    stdout and stderr are text; `status` is the exit status that is expected.
+    A module is called by its name: `script("common.doctor")`. stdout and stderr are text; `status`
+    is the exit status that is expected. Tests of how Python starts call `run_python` instead.
     """
 
     def call(name, *arguments, status=0, cwd=ROOT):

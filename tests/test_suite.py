@@ -15,14 +15,14 @@ def test_fault(number, request):
 """
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [[], ["-n", "2"]])
 def test_the_cases_of_all_workers_are_counted(tmp_path, python, workers):
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
     (tmp_path / "faults").mkdir()
     (tmp_path / "faults" / "test_faults.py").write_text(FAULTS)
     (tmp_path / "test_others.py").write_text("def test_no_fault(): pass")
-    flags = ["-c", f"{tmp_path}/pytest.ini", "-p", "tests.conftest", "-n", str(workers)]
-    done = python(f"import sys, pytest; sys.exit(pytest.main({[*flags, str(tmp_path)]}))")
+    flags = ["-c", f"{tmp_path}/pytest.ini", "-p", "tests.conftest", *workers, str(tmp_path)]
+    done = python(f"import sys, pytest; sys.exit(pytest.main({flags}))")
     assert "1 failed, 4 passed" in done.stdout
     assert "faults: 100021 cases tried, 21 survived\n" in done.stdout
 
