@@ -1,14 +1,16 @@
 """How many test photographs the demo names right, whatever rounds its sums.
 
     python -m benchmarks.demo_accuracy              the demo as it is: 30 runs of about two minutes
-    python -m benchmarks.demo_accuracy --recipe average --train "--ema 0.9" --predict "--crops 10"
+    python -m benchmarks.demo_accuracy --recipe views --predict "--crops 10"
+    python -m benchmarks.demo_accuracy --recipe average --train "--ema 0.9" \\
+        --predict "--model-prefix {prefix}-ema" --epochs 15,16
     python -m benchmarks.demo_accuracy --engines torch --seeds 0,1 --instructions AVX2,default
     python -m benchmarks.demo_accuracy --quick      one run of one epoch
 
 A run is the training and the prediction of demo.sh with a seed, an engine and a limit to the vector
 instructions of oneDNN, which computes for both engines. Each limit rounds otherwise, as another
-processor does. A recipe is a name for further flags of fine-tune.py and sub.py. The engines and the
-limits take turns, seed by seed.
+processor does. A recipe is a name for further flags of fine-tune.py and sub.py; {prefix} in them is
+the prefix of the checkpoints. The engines and the limits take turns, seed by seed.
 
 Adds to benchmarks/results/demo_accuracy.json run by run, and leaves out the runs that are there:
 the same command continues after an interruption.
@@ -32,7 +34,7 @@ LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
 
 def main():
     args = parse_args()
-    flags = {"train": args.train, "predict": args.predict}
+    flags = {"train": args.train, "predict": args.predict, "epochs": args.epochs}
     result = read_result("demo_accuracy", args.quick)
     recipes = result.get("recipes", {})
     recipe = recipes.setdefault(args.recipe, {**flags, "runs": {}})
@@ -52,6 +54,9 @@ def parse_args():
     parser.add_argument("--recipe", default="demo", help="a name for the flags (default: demo)")
     parser.add_argument("--train", default="", metavar="FLAGS", help="more flags of fine-tune.py")
     parser.add_argument("--predict", default="", metavar="FLAGS", help="more flags of sub.py")
+    parser.add_argument(
+        "--epochs", default=str(EPOCHS), help="sub.py's checkpoints (default: %(default)s)"
+    )
     parser.add_argument("--seeds", default="0,1,2,3,4", help="default: %(default)s")
     parser.add_argument(
         "--engines", default=",".join(engines.installed()), help="default: all here"
@@ -62,6 +67,8 @@ def parse_args():
         help="values of DNNL_MAX_CPU_ISA; default: the processor's best (default: %(default)s)",
     )
     args = parser.parse_args()
+    if args.quick:
+        args.train, args.epochs = f"{args.train} --num-epochs 1 --lr-step-epochs ''", "1"
     for name in ("seeds", "engines", "instructions"):
         values = getattr(args, name).split(",")
         setattr(args, name, values[-1:] if args.quick else values)
@@ -85,13 +92,12 @@ def measure(run, args, folder, data_dir, network):
     prefix, output = os.path.join(folder, "net"), os.path.join(folder, "test.csv")
     places = ["--data-dir", data_dir, "--model-prefix", prefix, "--engine", engine]
     training = [*TRAINING, "--pretrained-model", network, "--gpus", "cpu", "--seed", seed]
-    epochs = 1 if args.quick else EPOCHS
-    training += ["--keep", "1", "--num-epochs", str(epochs), *shlex.split(args.train)]
     start = time.perf_counter()
-    call("fine-tune.py", *places, *training, **environ)
+    call("fine-tune.py", *places, *training, *shlex.split(args.train), **environ)
     trained = time.perf_counter()
-    views = ["--batch-size", "16", "--output", output, *shlex.split(args.predict)]
-    call("sub.py", str(epochs), "cpu", *places, *views, **environ)
+    views = ["--batch-size", "16", "--output", output]
+    more = shlex.split(args.predict.format(prefix=prefix))
+    call("sub.py", args.epochs, "cpu", *places, *views, *more, **environ)
     return {
         **count_right(output, os.path.join(data_dir, "test-solution.csv")),
         "training_seconds": trained - start,

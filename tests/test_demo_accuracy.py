@@ -16,6 +16,7 @@ RECIPES = {
     "demo": {
         "train": "--ema 0.9",
         "predict": "",
+        "epochs": "16",
         "runs": {
             "mxnet, AVX2, seed 0": run(17),
             "mxnet, AVX2, seed 1": run(20),
