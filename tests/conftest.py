@@ -34,11 +34,6 @@ def pytest_addoption(parser):
     parser.addoption("--faults-seed", default="0", help="draws other moments and damages")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    return usable_cores()
-
-
 def pytest_terminal_summary(terminalreporter):
     """Print how many cases the fault tests tried, and how many the pipeline survived."""
 
@@ -53,6 +48,11 @@ def pytest_terminal_summary(terminalreporter):
     survived, failed = number("passed"), number("failed")
     if survived + failed:
         terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers():
+    return usable_cores()
 
 
 def is_mxnet_installed():
