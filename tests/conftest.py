@@ -22,8 +22,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # The servers of the tests are on this machine, where a proxy of the network does not look.
 os.environ.update(no_proxy="127.0.0.1,localhost", NO_PROXY="127.0.0.1,localhost")
 # The networks of the tests are small, and several tests run at once: each computes in one thread,
-# and so does what it starts.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# and so does what it starts. More threads would also sum in another order.
+os.environ["OMP_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and what it starts inherits that: not so our scripts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
 
 
-@pytest.hookimpl(optionalhook=True)
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
 def pytest_xdist_auto_num_workers():
     return usable_cores()
 

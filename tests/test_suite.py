@@ -27,6 +27,22 @@ def test_the_cases_of_all_workers_are_counted(tmp_path, python, workers):
     assert "faults: 100021 cases tried, 21 survived\n" in done.stdout
 
 
+def test_there_is_a_worker_for_each_core_that_may_be_used(tmp_path, python):
+    (tmp_path / "test_count.py").write_text(
+        'import os\ndef test_count(): assert os.environ["PYTEST_XDIST_WORKER_COUNT"] == "3"\n'
+    )
+    flags = ["-p", "no:cacheprovider", "-p", "tests.conftest", "-n", "auto", str(tmp_path)]
+    done = python(
+        f"""
+        import sys, pytest
+        from common.base import processor
+        processor.usable_cores = lambda: 3
+        sys.exit(pytest.main({flags}))
+        """
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_a_script_has_the_folder_and_the_environment_of_its_test(script, tmp_path, monkeypatch):
     (tmp_path / "report.py").write_text("import os\nprint(os.getcwd(), os.environ['OF_A_TEST'])\n")
     for value in ("first", "second"):
