@@ -14,11 +14,16 @@ import textwrap
 import pytest
 
 from common.base.files import UserError
+from common.base.processor import usable_cores
+from tests.many_runs import Scripts
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The servers of the tests are on this machine, where a proxy of the network does not look.
 os.environ.update(no_proxy="127.0.0.1,localhost", NO_PROXY="127.0.0.1,localhost")
+# The networks of the tests are small, and several tests run at once: each computes in one thread,
+# and so does what it starts. More threads would also sum in another order.
+os.environ["OMP_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and what it starts inherits that: not so our scripts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,6 +32,27 @@ NO_MXNET = "MXNet is not installed"
 
 def pytest_addoption(parser):
     parser.addoption("--faults-seed", default="0", help="draws other moments and damages")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many cases the fault tests tried, and how many the pipeline survived."""
+
+    def number(outcome):
+        reports = [
+            report
+            for report in terminalreporter.stats.get(outcome, [])
+            if report.when == "call" and "faults/" in report.nodeid
+        ]
+        return sum(dict(report.user_properties).get("cases", 1) for report in reports)
+
+    survived, failed = number("passed"), number("failed")
+    if survived + failed:
+        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers():
+    return usable_cores()
 
 
 def is_mxnet_installed():
@@ -53,17 +79,25 @@ def mx():
     return mx
 
 
-@pytest.fixture
-def script():
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """Run a script in a fork of a process that has imported MXNet: see `many_runs.Scripts`."""
+    started = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def script(scripts):
     """Call a script of the repository and return what it said: `script("mx_list.py", "--check")`.
 
-    stdout and stderr are text; `status` is the exit status that is expected.
+    A module is called by its name: `script("common.doctor")`. stdout and stderr are text; `status`
+    is the exit status that is expected. Tests of how Python starts call `run_python` instead.
     """
 
     def call(name, *arguments, status=0, cwd=ROOT):
-        command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
-        assert done.returncode == status, done.stderr
+        done = scripts(cwd, name, *arguments, seconds=600, limit=resource.RLIM_INFINITY)
+        assert done.status == status, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

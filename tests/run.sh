@@ -4,6 +4,7 @@
 #   sh tests/run.sh                 the linters and the suite: a few minutes
 #   sh tests/run.sh all             the slow tests too
 #   sh tests/run.sh tests/test_image.py -k crop     other arguments go to pytest
+#   sh tests/run.sh -n 0            one test at a time; without it, one for each core
 #   MXNET=1.5.0 sh tests/run.sh     with the Python code of mxnet-cu80, in .venv-1.5.0
 #   ENGINE=torch sh tests/run.sh    the tests of PyTorch beside MXNet, in .venv-torch
 #   MXNET=none sh tests/run.sh      without MXNet and with the newest Python, in .venv-none
@@ -85,4 +86,6 @@ all)
 esac
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-exec "$venv/bin/python" -m pytest "$@"
+# A worker for each core; `-n` among the arguments counts instead. A worker that is done takes tests
+# from the end of another's, so that neighbours, which share fixtures, mostly stay together.
+exec "$venv/bin/python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"

@@ -11,14 +11,13 @@ from tests.conftest import run_python
 needs_engine = pytest.mark.skipif(not engines.installed(), reason="no engine is installed")
 
 
-def test_the_report_says_what_there_is(tmp_path, mx):
+def test_the_report_says_what_there_is(script, tmp_path, mx):
     (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"}, {"file_name": "b"}]}')
     (tmp_path / "net-symbol.json").write_text("{}")
     for epoch in (0, 1, 2, 7):
         (tmp_path / f"net-{epoch:04d}.params").write_bytes(b"")
-    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
-    status, output, _ = run_python("-m", "common.doctor", *folders)
-    assert status == 0
+    folders = ["--data-dir", tmp_path, "--model-dir", tmp_path]
+    output = script("common.doctor", *folders).stdout
     for expected in (
         f"numpy {numpy.__version__}",
         f"MXNet       {mx.__version__}",
@@ -31,7 +30,7 @@ def test_the_report_says_what_there_is(tmp_path, mx):
 
 
 @needs_engine
-def test_the_report_goes_on_over_what_is_broken(tmp_path):
+def test_the_report_goes_on_over_what_is_broken(script, tmp_path):
     (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"')
     (tmp_path / "train.lst").mkdir()
     (tmp_path / "train.rec").write_bytes(b"no record")
@@ -39,9 +38,9 @@ def test_the_report_goes_on_over_what_is_broken(tmp_path):
     (tmp_path / "val.idx").write_bytes(b"")
     (tmp_path / "net-symbol.json").write_bytes(b"\xff")
     (tmp_path / "net-\u00b2.params").write_bytes(b"")  # a digit, and no number
-    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
-    status, output, _ = run_python("-m", "common.doctor", *folders)
-    assert status == 0 and "\nNext " in output
+    folders = ["--data-dir", tmp_path, "--model-dir", tmp_path]
+    output = script("common.doctor", *folders).stdout
+    assert "\nNext " in output
     for expected in (
         "train2017.json: 1 images",
         "train.lst: cannot be read (is a directory)",

@@ -349,6 +349,8 @@ def test_only_so_many_batches_are_decoded_ahead(rec):
     )  # fmt: skip
     batches = iter(loader)
     next(batches)
+    while len(decoded) < 3:
+        time.sleep(0.01)
     time.sleep(0.3)
     assert len(decoded) == 3
     batches.close()
@@ -364,10 +366,10 @@ def test_a_run_that_leaves_in_the_middle_of_an_epoch_ends_at_once(rec, ending):
         return image[:48, :48]
     loader = Loader(RecordSource({rec!r}), 4, (3, 48, 48), slow, threads=2, batches_ahead=500)
     for batch in loader:
+        print(time.monotonic(), flush=True)
         {ending}
     """
-    start = time.monotonic()
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, timeout=20, capture_output=True, text=True)
+    done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - float(done.stdout) < 10  # one clock for all processes

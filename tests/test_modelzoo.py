@@ -8,14 +8,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
 
-from common.base.files import ROOT, UserError
+from common.base.files import UserError
 from common.engines.mxnet.precision import to_symbol
 from common.engines.mxnet.runtime import mx
 from common.engines.mxnet.shapes import infer_shapes
@@ -35,17 +34,19 @@ import_network = functools.partial(pretrained.import_network, infer_shapes=infer
 fetch_network = functools.partial(pretrained.fetch_network, infer_shapes=infer_shapes)
 
 
-def zoo(*arguments, status=0):
-    """What `python -m common.modelzoo ARGUMENTS` says."""
-    command = [sys.executable, "-m", "common.modelzoo", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture(scope="session")
+def zoo(script):
+    """What `python -m common.modelzoo ARGUMENTS` says: `zoo("list")`."""
+
+    def call(*arguments, status=0):
+        done = script("common.modelzoo", *arguments, status=status)
+        return done.stdout + done.stderr
+
+    return call
 
 
 @pytest.fixture(scope="session")
-def lite0(tmp_path_factory):
+def lite0(tmp_path_factory, zoo):
     folder = tmp_path_factory.mktemp("model")
     zoo("import", LITE0, "--name", "efficientnet-lite0", "--model-dir", folder)
     return str(folder / "efficientnet-lite0")
@@ -153,7 +154,7 @@ def test_of_several_epochs_one_is_to_be_chosen(resnet):
     assert load_pretrained(resnet, epoch=7)
 
 
-def test_damaged_parameters_end_in_one_line(resnet):
+def test_damaged_parameters_end_in_one_line(zoo, resnet):
     path = f"{resnet}-0000.params"
     with open(path, "rb") as stream:
         whole = stream.read()
@@ -172,7 +173,7 @@ def test_a_symbol_of_another_network_ends_in_one_line(resnet, lite0):
         load_pretrained(resnet)
 
 
-def test_a_wrong_name_is_answered_with_the_close_ones():
+def test_a_wrong_name_is_answered_with_the_close_ones(zoo):
     said = zoo("info", "imagenet1k-resnet-51", status=2)
     assert "close names: imagenet1k-resnet-50" in said
 
@@ -292,7 +293,7 @@ def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
     np.testing.assert_allclose(channels, [6.32, 13.221, 26.061], rtol=1e-4)
 
 
-def test_the_list_and_the_layers_are_shown(lite0):
+def test_the_list_and_the_layers_are_shown(zoo, lite0):
     listed = zoo("list", "--model-dir", os.path.dirname(lite0))
     assert "imagenet11k-resnet-152" in listed
     assert any(
@@ -303,7 +304,7 @@ def test_the_list_and_the_layers_are_shown(lite0):
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz")
-def test_a_network_is_drawn(resnet, tmp_path):
+def test_a_network_is_drawn(zoo, resnet, tmp_path):
     zoo("info", resnet, "--plot", tmp_path / "network.svg")
     assert "stage1_unit1_conv1" in (tmp_path / "network.svg").read_text()
     said = zoo("info", resnet, "--plot", tmp_path / "network.xyz", status=2)
@@ -312,7 +313,7 @@ def test_a_network_is_drawn(resnet, tmp_path):
     assert "its folder does not exist" in said
 
 
-def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
+def test_a_checkpoint_of_an_unknown_network_is_named(zoo, tmp_path):
     header = json.dumps({"x.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
     content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
     (tmp_path / "other.safetensors").write_bytes(content)
@@ -394,7 +395,7 @@ def test_a_network_without_a_head_gets_one_and_predicts_nothing_before(tmp_path,
         checkpoint.load(prefix, 0)
 
 
-def test_an_interrupted_import_leaves_no_half_network(lite0, tmp_path):
+def test_an_interrupted_import_leaves_no_half_network(zoo, lite0, tmp_path):
     cut = tmp_path / "cut.pth"
     with open(LITE0, "rb") as stream:
         cut.write_bytes(stream.read()[: 10**6])

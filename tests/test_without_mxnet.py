@@ -67,8 +67,9 @@ def test_an_environment_without_mxnet_is_made_once(run_tests, tmp_path):
     calls = run_tests("-k", "image")
     assert "python3.99 -m venv --clear .venv-none" in calls
     assert "python -m pip install --quiet -r requirements/no-mxnet.txt" in calls
-    assert calls[-1] == "python -m pytest -k image"
-    assert run_tests() == ["python3.99 --version", *calls[-3:-1], "python -m pytest"]
+    pytest_and_flags = "python -m pytest -n auto --maxprocesses 8 --dist worksteal"
+    assert calls[-1] == f"{pytest_and_flags} -k image"
+    assert run_tests() == ["python3.99 --version", *calls[-3:-1], pytest_and_flags]
     with open(tmp_path / "requirements/no-mxnet.txt", "a") as stream:
         stream.write("another\n")
     assert "python3.99 -m venv --clear .venv-none" in run_tests()

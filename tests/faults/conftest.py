@@ -1,4 +1,4 @@
-"""What the fault tests share: the scripts, the seed, and the count of cases tried and survived."""
+"""What the fault tests share: the scripts, the four steps, the seed, and the count of cases."""
 
 import random
 
@@ -6,20 +6,12 @@ import pytest
 
 from tests.faults import steps as all_steps
 from tests.faults import workplace
-from tests.faults.many_runs import Scripts
-
-_tried = {}
 
 
 @pytest.fixture(scope="session")
-def scripts(tmp_path_factory, mx):
-    """Run a script in a fork of a process that has imported MXNet: see `many_runs.Scripts`."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The networks of these tests are so small that a second thread only costs time.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        started = Scripts(tmp_path_factory.mktemp("scripts"))
-    yield started
-    started.close()
+def scripts(scripts, mx):
+    """Those of all tests; without MXNet the faults are skipped."""
+    return scripts
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +48,7 @@ def cases(request):
     """Say how many cases a test tries, if there is more than one: `cases(25)`."""
 
     def count(number):
-        _tried[request.node.nodeid] = number
+        request.node.user_properties.append(("cases", number))
 
     return count
 
@@ -65,19 +57,3 @@ def cases(request):
 def seeded(request, pytestconfig):
     """A `random.Random` seeded by the test's name and `--faults-seed`: reproducible moments."""
     return random.Random(f"{pytestconfig.getoption('--faults-seed')} {request.node.nodeid}")
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print how many cases were tried, and how many the pipeline survived."""
-
-    def number(outcome):
-        reports = [
-            report
-            for report in terminalreporter.stats.get(outcome, [])
-            if report.when == "call" and "faults/" in report.nodeid
-        ]
-        return sum(_tried.get(report.nodeid, 1) for report in reports)
-
-    survived, failed = number("passed"), number("failed")
-    if survived + failed:
-        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
