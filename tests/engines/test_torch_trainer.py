@@ -1,12 +1,7 @@
 """The trainer of the torch engine trains as MXNet's does, and goes on from its checkpoints."""
 
-import importlib.util
-
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common.base.files import UserError
 from common.data.loader import Batch
@@ -22,6 +17,7 @@ from common.networks import Network, checkpoint, edits
 from common.networks.graph import Builder, auxiliary_states, edit
 from common.networks.resnet import build_resnet
 from common.training.schedule import Schedule
+from tests.conftest import require_engine
 from tests.random_networks import for_raw_images
 
 SHAPE, CLASSES = (3, 32, 32), 5
@@ -97,8 +93,7 @@ def make(network, on=CPU, **settings):
 
 
 def make_mxnets(network, count=1, **settings):
-    if importlib.util.find_spec("mxnet") is None:
-        pytest.skip("needs MXNet")
+    require_engine("mxnet")
     from common.engines import mxnet
     from common.engines.mxnet.runtime import mx
 
