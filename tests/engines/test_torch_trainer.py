@@ -1,5 +1,7 @@
 """The trainer of the torch engine trains as MXNet's does, and goes on from its checkpoints."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -241,6 +243,30 @@ def test_frozen_parameters_stay_and_fixed_gammas_are_1():
             name.rsplit("_", 2)[0] + "_gamma" not in frozen
         )
     assert not [key for key in state.optimizer if key.split(":")[1].split("/")[0] in frozen]
+
+
+NARROW = """
+import numpy as np
+from common.engines.torch import operators
+from common.engines.torch.runtime import torch
+from common.networks import Network
+from common.networks.graph import Builder
+
+net = Builder()
+shape = {"kernel": (1, 1), "stride": (2, 2), "num_filter": 16, "no_bias": True}
+graph = net.graph(net.add("Convolution", "conv0", net.variable("data"), **shape))
+weights = {"conv0_weight": np.ones((16, 8, 1, 1), np.float32)}
+for _ in range(4):
+    module = operators.build(Network(graph, weights, {}), channels_last=True)
+    module(torch.ones(16, 8, 96, 96)).sum().backward()
+print(module.params["conv0_weight"].grad.unique().tolist())
+"""
+
+
+def test_a_narrow_convolution_writes_only_into_its_own_memory(python):
+    """With glibc's checks; otherwise the process died later, and elsewhere."""
+    checks = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3"}
+    assert python(NARROW, env={**os.environ, **checks}).stdout == f"[{16 * 48 * 48}.0]\n"
 
 
 def test_the_head_is_drawn_by_the_seed():
