@@ -9,7 +9,7 @@ from common.networks import Network, checkpoint, edits, symbol_file
 from common.networks.classifier import end_in_softmax
 from common.networks.export import export_onnx
 from common.networks.graph import Builder, outputs
-from tests.made_up_challenge import SIZE, make_folder, module_probabilities, pixels
+from tests.made_up_challenge import SIZE, make_folder, peer_probabilities, pixels
 
 SIZES = {"squeezenet1.1": 224, "resnet18_v1": 64, "mobilenet0.5": 64}
 FEATURES = np.array([[1, 2, 4], [0, 0, 3]], np.float32)
@@ -175,6 +175,6 @@ def test_both_networks_of_an_ensemble_have_their_vote(mx, tmp_path, script):
     script("sub.py", "1", "cpu", *flags)
     images = pixels(folder, "val")
     gluons = softmax(block(mx.nd.array(images)).asnumpy())
-    expected = (gluons + module_probabilities(folder / "net", 1, images)) / 2
+    expected = (gluons + peer_probabilities(folder / "net", 1, images)) / 2
     with np.load(folder / "out.npz") as saved:
         np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-4)
