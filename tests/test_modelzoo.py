@@ -300,7 +300,7 @@ def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path, mx):
     np.testing.assert_allclose(channels, [6.32, 13.221, 26.061], rtol=1e-4)
 
 
-def test_the_list_and_the_layers_are_shown(lite0):
+def test_the_list_and_the_layers_are_shown(lite0, mx):
     listed = zoo("list", "--model-dir", os.path.dirname(lite0))
     assert "imagenet11k-resnet-152" in listed
     assert any(
@@ -311,7 +311,7 @@ def test_the_list_and_the_layers_are_shown(lite0):
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz")
-def test_a_network_is_drawn(resnet, tmp_path):
+def test_a_network_is_drawn(resnet, tmp_path, mx):
     zoo("info", resnet, "--plot", tmp_path / "network.svg")
     assert "stage1_unit1_conv1" in (tmp_path / "network.svg").read_text()
     said = zoo("info", resnet, "--plot", tmp_path / "network.xyz", status=2)

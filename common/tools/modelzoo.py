@@ -67,8 +67,8 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
         if not os.path.exists(checkpoint.symbol_path(name)) and not _epochs_in(model_dir, name):
             print(f"not in {model_dir}; get it with: python -m common.modelzoo fetch {entry.name}")
             return
+    network = load_pretrained(name, engines.load().infer_shapes, model_dir, epoch)
     engine = engines.load("mxnet")  # which has the table of layers
-    network = load_pretrained(name, engine.infer_shapes, model_dir, epoch)
     shape = (3, image_size, image_size)
     engine.print_summary(network.graph, shape)
     trained, running = (
