@@ -79,7 +79,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 $venv/bin/python -m pip install --quiet"
     if [ -n "$interpreter" ]; then
         "$interpreter" -m venv --clear "$venv"
-        $pip -r "$requirements" $pinned
+        $pip -r "$requirements" ${pinned:+"$pinned"}
     fi
     $pip -r requirements/dev.txt -r requirements/onnx.txt
     if [ "${ENGINE:-}" = both ]; then
