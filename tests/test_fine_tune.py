@@ -25,6 +25,8 @@ from common.networks.resnet import build_resnet
 from tests.conftest import only, require_precision
 from tests.random_networks import with_random_weights
 
+THIS_VENV = {"VENV": os.path.relpath(sys.prefix, ROOT)}  # for the shell scripts
+
 
 @pytest.fixture
 def flags(engine, sample, tiny_network, tmp_path):
@@ -316,7 +318,7 @@ def test_two_runs_of_the_same_prefix_do_not_mix(script, flags, tmp_path):
 
 
 def test_run_sh_without_its_gpus_says_what_there_is(engine):
-    no_gpus = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    no_gpus = {**os.environ, **THIS_VENV, "CUDA_VISIBLE_DEVICES": ""}
     command = ["sh", "run.sh", "--engine", engine]
     done = subprocess.run(command, cwd=ROOT, env=no_gpus, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
@@ -328,7 +330,8 @@ def test_run_sh_without_its_gpus_says_what_there_is(engine):
 def test_what_is_typed_behind_run_sh_counts_from_any_folder(engine, tmp_path):
     command = ["sh", os.path.join(ROOT, "run.sh"), "--gpus", "cpu", "--data-dir", tmp_path]
     command += ["--engine", engine]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    here = {**os.environ, **THIS_VENV}
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
     assert done.stderr == (
         f"fine-tune.py: {tmp_path}/train.rec: not found; make it with: sh gen_rec.sh\n"
