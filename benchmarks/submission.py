@@ -141,7 +141,7 @@ def prepare(layers, prefix, images):
         with open(images % number, "wb") as stream:
             stream.write(encode(make_photograph(number)))
     graph = edits.take_raw_images(resnet.build_resnet(layers, CLASSES))
-    network = with_random_weights(graph, SIZE, seed=0, magnitude=1)
+    network = with_random_weights(graph, SIZE, seed=0, variance=0.3)
     checkpoint.save(prefix, 1, network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
     engine = engines.load()

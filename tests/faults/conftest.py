@@ -1,5 +1,6 @@
 """What the fault tests share: the scripts, the four steps, the seed, and the count of cases."""
 
+import functools
 import random
 
 import pytest
@@ -9,24 +10,24 @@ from tests.faults import workplace
 
 
 @pytest.fixture(scope="session")
-def scripts(scripts, mx):
-    """Those of all tests; without MXNet the faults are skipped."""
-    return scripts
-
-
-@pytest.fixture(scope="session")
 def steps(tmp_path_factory, scripts, sample, tiny_network):
-    """The four steps on the sample: `{name: Step}`."""
-    places = {name: tmp_path_factory.mktemp("step") / name for name in all_steps.STEPS}
-    for place in places.values():
-        place.mkdir()
-    trained = f"{places['training']}-finished/run"
-    return {
-        "lists": all_steps.make_lists(scripts, sample, places["lists"]),
-        "records": all_steps.make_records(scripts, sample, places["records"]),
-        "training": all_steps.make_training(scripts, sample, places["training"], tiny_network),
-        "submission": all_steps.make_submission(scripts, sample, places["submission"], trained),
-    }
+    """Return a step on the sample by its name of `STEPS`; each is made once."""
+
+    @functools.lru_cache(maxsize=None)
+    def make(name):
+        kind, _, engine = name.partition("-")
+        folder = tmp_path_factory.mktemp("step") / kind
+        folder.mkdir()
+        if kind == "lists":
+            return all_steps.make_lists(scripts, sample, folder)
+        if kind == "records":
+            return all_steps.make_records(scripts, sample, folder)
+        if kind == "training":
+            return all_steps.make_training(scripts, sample, folder, tiny_network, engine)
+        trained = make(f"training-{engine}").finished_folder / "run"
+        return all_steps.make_submission(scripts, sample, folder, trained, engine)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +41,7 @@ def challenge(tmp_path_factory, scripts):
 @pytest.fixture
 def step(steps, name):
     """The step that the test's parameter `name` names."""
-    return steps[name]
+    return steps(name)
 
 
 @pytest.fixture
