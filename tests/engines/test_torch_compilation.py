@@ -30,7 +30,7 @@ def network():
     x = net.add("Pooling", "pool0", x, global_pool=True, pool_type="avg", kernel=(1, 1))
     head = net.add("FullyConnected", "fc1", net.add("Flatten", "flat", x), num_hidden=5)
     graph = net.graph(net.add("SoftmaxOutput", "softmax", head))
-    return with_random_weights(edits.take_raw_images(graph), 32, seed=1, magnitude=0.05)
+    return with_random_weights(edits.take_raw_images(graph), 32, seed=1, variance=0.05)
 
 
 @pytest.fixture(autouse=True)
