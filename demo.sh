@@ -66,5 +66,5 @@ The learning curves:    model/sample-curves.png
 The validation report:  report-val_sample.html
 The checkpoints:        model/sample-0001.params to model/sample-0016.params
 
-The same steps on the challenge itself: README.md
+The same steps on the challenge itself: docs/challenge.md
 END

@@ -225,7 +225,7 @@ explain_pip() {
             "PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER sh setup.sh $wheel"
     elif grep -q 'No matching distribution' "$venv/pip.log"; then
         give_up "requirements/$wheel.txt has no wheel for $("$interpreter" --version 2>&1) on" \
-            "$(uname -sm); the README's table of machines says which there are"
+            "$(uname -sm); docs/install.md lists the wheels"
     fi
     give_up "pip could not install requirements/$wheel.txt; pip's messages above say why"
 }

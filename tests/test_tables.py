@@ -1,4 +1,4 @@
-"""The README's tables are those that benchmarks/tables.py makes of the results that are kept."""
+"""The tables of the pages are those that benchmarks/tables.py makes of the kept results."""
 
 import os
 import sys
