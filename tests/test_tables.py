@@ -38,6 +38,18 @@ def test_a_ratio_is_told_with_its_spread_its_command_and_its_machine():
     )
 
 
+def test_the_highlights_hold_one_comparison_of_each_result_with_all_its_peers():
+    first, last = (
+        {"what": what, "ours": [30, 20, 10], "against": {"peer": [10, 10, 10], "loop": [40, 40, 5]}}
+        for what in ("first", "last")
+    )
+    result = {"comparisons": [first, last], "machine": MACHINE}
+    table = tables.make_table("highlights", dict.fromkeys(tables.HIGHLIGHTS, result))
+    row = "| {} | 20.0 | peer: 2.00; loop: 0.75 |"
+    assert table.count(row.format("last")) == 2  # packing and training
+    assert table.count(row.format("first")) == 1  # feeding
+
+
 def test_what_was_not_measured_names_its_command():
     page = tables.fill("<!-- table: scaling -->\nold\n<!-- end -->", {"scaling": {}})
     assert "Not measured yet: `python -m benchmarks.scaling`." in page
