@@ -101,7 +101,10 @@ def flags_of(script, words):
 
 
 def file_of(script):
-    return script if script.endswith((".py", ".sh")) else script.replace(".", "/") + ".py"
+    if script.endswith((".py", ".sh")):
+        return script
+    path = script.replace(".", "/")
+    return f"{path}/__main__.py" if os.path.isdir(os.path.join(ROOT, path)) else f"{path}.py"
 
 
 @pytest.mark.parametrize("page", PAGES)
