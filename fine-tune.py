@@ -31,12 +31,25 @@ def main():
     args = parse_args()
     engine = engines.load(args.engine)
     devices = engine.parse_devices(args.gpus)
+    if args.preview or args.test_io:
+        devices = devices[:1]  # they compute nothing
+    status = engine.launch(devices)
+    if status is not None:
+        return status
     workers = engine.Workers(args.kv_store, devices)
-    start_log(workers.rank)
+    is_quiet = workers.rank and workers.is_joint
+    start_log(workers.rank, logging.ERROR if is_quiet else logging.INFO)
     flags.check_flags(args, engine)
     engine.check(args.dtype, devices)
 
-    data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
+    data = batches.open_batches(
+        args,
+        workers.machine,
+        workers.num_machines,
+        engine.allocate,
+        workers.share,
+        validates_part=workers.is_joint,
+    )
     try:
         if args.preview:
             return preview.preview(data.train, args.preview)
@@ -44,7 +57,8 @@ def main():
             return preview.measure_reading(data.train)
         checks.check_batch_size(args, devices)
         with fit.only_run(args, workers):
-            return fine_tune(args, engine, data, devices, workers)
+            fine_tune(args, engine, data, devices, workers)
+            workers.close()
     finally:
         data.close()
 

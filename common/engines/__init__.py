@@ -13,6 +13,7 @@ framework, and it knows nothing of flags, records or checkpoints.
     versions() -> {str: str}                 of what it computes with
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
     optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
+    launch(devices) -> status                trains in a process for each device; None: in this one
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype)
@@ -24,7 +25,9 @@ framework, and it knows nothing of flags, records or checkpoints.
 A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.
 
-    Workers:    rank   size   is_async   agree(value) -> the first worker's
+    Workers:    rank   size   machine   num_machines   share   is_async   is_joint
+                agree(value) -> the first worker's   sum(numbers) -> of all workers, where is_joint
+                close()
     Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch
                 step(batch, learning_rate) -> () -> (N, classes): to be read when wanted
                 evaluate(batch) -> (N, classes)
@@ -89,6 +92,7 @@ class TrainerOptions:
         learning_rate_factors: `{parameter: factor of the learning rate}`.
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
+        sync_batch_norm: whether BatchNorm normalises by the batch of all devices together.
         seed: of everything that is random.
     """
 
@@ -105,6 +109,7 @@ class TrainerOptions:
     learning_rate_factors: Dict[str, float] = field(default_factory=dict)
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
+    sync_batch_norm: bool = False
     seed: int = 0
 
 

@@ -11,7 +11,6 @@ unpickle what they are sent (the optimizer): whoever reaches their ports can run
 """
 
 import argparse
-import ctypes
 import os
 import shlex
 import signal
@@ -23,7 +22,7 @@ import time
 from common import engines
 from common.base.files import ROOT, UserError
 from common.base.help import Parser, whole
-from common.base.script import Terminated
+from common.base.script import Terminated, end_with_parent
 
 _SERVE = "from common.base.script import run_script; from common.tools.cluster import serve;"
 SERVER = [sys.executable, "-c", f"{_SERVE} run_script(serve)"]
@@ -155,13 +154,6 @@ class Job:
         send(processes, signal.SIGKILL)
         for process in processes:
             process.wait()
-
-
-def end_with_parent():
-    """Have Linux kill this process when cluster.sh is killed and cannot end it itself."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def send(processes, number):

@@ -15,7 +15,7 @@ from common.engines.mxnet.predictor import Predictor
 from common.engines.mxnet.quantize import quantize
 from common.engines.mxnet.shapes import infer_shapes
 from common.engines.mxnet.trainer import Trainer
-from common.engines.mxnet.workers import Workers
+from common.engines.mxnet.workers import Workers, launch
 
 NAME = "MXNet"
 
@@ -30,6 +30,7 @@ __all__ = [
     "describe",
     "draw",
     "infer_shapes",
+    "launch",
     "memory_in_use",
     "optimizers",
     "parse_devices",

@@ -12,6 +12,7 @@ arrays.
 
 import numpy as np
 
+from common.base.files import UserError
 from common.engines import TrainerState
 from common.engines.mxnet import precision
 from common.engines.mxnet.memory import as_ndarray
@@ -37,6 +38,8 @@ class Trainer:
         Raises:
             UserError: the optimizer would let the copies of the weights drift apart.
         """
+        if options.sync_batch_norm:
+            raise UserError("--sync-batch-norm: --engine mxnet has none; use --engine torch")
         self._options, self._workers = options, workers
         self._queued = False
         frozen = {*options.frozen, *edits.fixed_gammas(network.graph)}
