@@ -147,7 +147,7 @@ class Run:
         try:
             if self.is_first:
                 self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
-                self.files.begin()
+                self.files.begin(len(self.devices) * self.workers.num_machines)
             if self._begins_with_validation():
                 self._validate(saved)
             if self.is_first:

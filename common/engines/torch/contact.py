@@ -1,5 +1,6 @@
 """Contact between the processes of a run: one that is silent, or gone, ends the others."""
 
+import atexit
 import contextlib
 import os
 import signal
@@ -55,12 +56,18 @@ class Heartbeat:
         name = f"process {rank} ({device} on {socket.gethostname()})"
         self._store.set(f"{self._keys[rank]}/name", f"{self._machine} {os.getpid()} {name}")
         self._closed = threading.Event()
-        for work in (self._beat, self._watch):
-            threading.Thread(target=work, daemon=True).start()
+        self._threads = [
+            threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)
+        ]
+        for thread in self._threads:
+            thread.start()
+        atexit.register(self.close)
 
     def close(self):
         """Stop: from here on processes end."""
         self._closed.set()
+        for thread in self._threads:  # PyTorch's code must not run while Python ends
+            thread.join(_BETWEEN_BEATS)
 
     def _beat(self):
         while not self._closed.is_set():
