@@ -9,9 +9,11 @@ import os
 import sys
 
 import numpy as np
+import pytest
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
+from common.base.files import UserError
 from common.data.loader import Batch
 from common.data.sampling import own_rows
 from common.engines.torch.devices import parse_devices
@@ -66,6 +68,8 @@ def main(out):
     count = int(os.environ["WORLD_SIZE"])
     devices = parse_devices(",".join(f"cpu:{number}" for number in range(count)))
     workers = Workers("device", devices)
+    with pytest.raises(UserError, match="--optimizer sgld: each process draws other noise"):
+        Trainer(peer.plain_network(), devices, peer.options(optimizer="sgld"), workers)
     for case in CASES:
         arrays = train(case, devices, workers)
         found.update((f"{case}/{name}", array) for name, array in arrays.items())

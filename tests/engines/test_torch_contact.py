@@ -29,6 +29,8 @@ heartbeat = contact.Heartbeat(0, 2, "cpu:0")
 for number in range(30):
     if number < 3 or not SILENT:
         store.add("beat/0/1", 1)
+    if SUSPENDED and number == 20:
+        os.system(f"(sleep 4; kill -CONT {os.getpid()}) & kill -STOP {os.getpid()}")
     time.sleep(0.1)
 if LOST:
     del store
@@ -39,14 +41,16 @@ heartbeat.close()
 """
 
 
-def run(silent=False, lost=False):
-    code = f"SILENT, LOST = {silent}, {lost}\n{FIRST}"
+def run(silent=False, lost=False, suspended=False):
+    code = f"SILENT, LOST, SUSPENDED = {silent}, {lost}, {suspended}\n{FIRST}"
     command = [sys.executable, "-c", code]
     return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=100)
 
 
-def test_processes_that_give_signs_of_life_go_on():
-    done = run()
+@pytest.mark.parametrize("suspended", [False, True])
+def test_processes_that_give_signs_of_life_go_on(suspended):
+    """Also where a batch system has suspended the whole job for a while."""
+    done = run(suspended=suspended)
     assert (done.returncode, done.stdout) == (0, "goes on\n"), done.stderr
 
 

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import datetime
 import os
 import signal
 import socket
@@ -48,7 +49,8 @@ class Heartbeat:
         self._rank, self._machine = rank, os.environ["GROUP_RANK"]
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         # A connection of its own: the process group's waits for answers.
-        self._store = torch.distributed.TCPStore(address, port, is_master=False)
+        limit = datetime.timedelta(seconds=2 * SILENCE)
+        self._store = torch.distributed.TCPStore(address, port, is_master=False, timeout=limit)
         attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
         self._keys = [f"beat/{attempt}/{number}" for number in range(size)]
         self._counts, self._heard = [0] * size, {}  # when each one's counter last grew
@@ -87,8 +89,12 @@ class Heartbeat:
         self._answered = time.monotonic()
 
     def _watch(self):
+        last = time.monotonic()
         while not self._closed.wait(1):
-            if time.monotonic() - self._answered > SILENCE:
+            before, last = last, time.monotonic()
+            if last - before > 1 + _BETWEEN_BEATS:  # this process was suspended: it heard nobody
+                self._answered, self._heard = last, dict.fromkeys(self._heard, last)
+            if last - self._answered > SILENCE:
                 self._end(f"the launcher has not answered for {SILENCE} s; is the network lost?")
             heard = dict(self._heard)
             silent = [rank for rank in heard if self._answered - heard[rank] > SILENCE]

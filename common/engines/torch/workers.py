@@ -58,8 +58,8 @@ class Workers:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(self.device)
-        self._heartbeat = Heartbeat(self.rank, self.size, self.device)
         with until_ended():
+            self._heartbeat = Heartbeat(self.rank, self.size, self.device)
             torch.distributed.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT
             )
