@@ -24,16 +24,17 @@ os.environ.update(
     MASTER_ADDR="127.0.0.1", MASTER_PORT=str(store.port), GROUP_RANK="0",
     TORCHELASTIC_RESTART_COUNT="0",
 )
-store.set("beat/0/1/name", "1 99999999 process 1 (cpu:1 on other)")
+other = contact.connect()
+other.set("beat 1/name", "1 99999999 process 1 (cpu:1 on other)")
 heartbeat = contact.Heartbeat(0, 2, "cpu:0")
 for number in range(30):
     if number < 3 or not SILENT:
-        store.add("beat/0/1", 1)
+        other.add("beat 1", 1)
     if SUSPENDED and number == 20:
         os.system(f"(sleep 4; kill -CONT {os.getpid()}) & kill -STOP {os.getpid()}")
     time.sleep(0.1)
 if LOST:
-    del store
+    del store, other
     time.sleep(5)
 time.sleep(3 if SILENT else 0)
 print("goes on")

@@ -37,6 +37,24 @@ def until_ended():
         raise UserError(f"lost the connection to another process: {reason_of(error)}") from None
 
 
+def connect(is_host=False):
+    """Return a connection to the store of this run, where processes find each other.
+
+    Its names are those of one attempt: PyTorch itself would read, after a restart, the addresses
+    of the processes that have ended.
+
+    Args:
+        is_host: whether the store is in this process; the launcher's is the usual one.
+    """
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    limit = datetime.timedelta(seconds=2 * SILENCE)
+    store = torch.distributed.TCPStore(
+        address, port, is_master=is_host, timeout=limit, wait_for_workers=False, multi_tenant=True
+    )
+    attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
+    return torch.distributed.PrefixStore(f"attempt {attempt}", store)
+
+
 class Heartbeat:
     """Gives signs of life, and ends this process where another one gives none.
 
@@ -47,12 +65,8 @@ class Heartbeat:
     def __init__(self, rank, size, device):
         """Begin; all processes of `size` do."""
         self._rank, self._machine = rank, os.environ["GROUP_RANK"]
-        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        # A connection of its own: the process group's waits for answers.
-        limit = datetime.timedelta(seconds=2 * SILENCE)
-        self._store = torch.distributed.TCPStore(address, port, is_master=False, timeout=limit)
-        attempt = os.environ["TORCHELASTIC_RESTART_COUNT"]
-        self._keys = [f"beat/{attempt}/{number}" for number in range(size)]
+        self._store = connect()  # another one than the process group's, which waits for answers
+        self._keys = [f"beat {number}" for number in range(size)]
         self._counts, self._heard = [0] * size, {}  # when each one's counter last grew
         self._answered = time.monotonic()  # when the store last did
         name = f"process {rank} ({device} on {socket.gethostname()})"

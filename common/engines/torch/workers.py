@@ -8,7 +8,7 @@ import numpy as np
 
 from common.base.files import UserError
 from common.base.script import end_with_parent
-from common.engines.torch.contact import Heartbeat, until_ended
+from common.engines.torch.contact import Heartbeat, connect, until_ended
 from common.engines.torch.launcher import is_launched
 from common.engines.torch.runtime import torch
 
@@ -58,10 +58,16 @@ class Workers:
         on_gpu = self.device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(self.device)
+        launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         with until_ended():
+            store = connect(is_host=self.rank == 0 and not launcher_hosts)
             self._heartbeat = Heartbeat(self.rank, self.size, self.device)
             torch.distributed.init_process_group(
-                "cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=_LONGEST_WAIT
+                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                store=store,
+                rank=self.rank,
+                world_size=self.size,
+                timeout=_LONGEST_WAIT,
             )
 
     def until_ended(self):
