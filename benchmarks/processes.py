@@ -12,6 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 from benchmarks.compare import describe_range, make_parser, write_result
@@ -56,13 +57,14 @@ def run_processes(args, count):
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     module = ["-m", "benchmarks.processes", "--serve", *flags]
-    done = subprocess.run(
-        [*torchrun, f"--nproc-per-node={count}", *module],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": str(max(1, usable_cores() // count))},
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [*torchrun, f"--nproc-per-node={count}", f"--log-dir={folder}", *module],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": str(max(1, usable_cores() // count))},
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
     if done.returncode:
         raise UserError(f"{count} processes: failed with status {done.returncode}; see above")
     return json.loads(done.stdout)

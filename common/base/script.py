@@ -155,8 +155,9 @@ def complain(message):
     line = f"{_name()}: {message}".translate(_CONTROLS) + "\n"
     path = _launcher_reads()
     if path:
+        more = {"py_callstack": line, "timestamp": str(int(time.time()))}
         with open(path, "w", encoding="utf-8") as stream:
-            json.dump({"message": line, "timestamp": int(time.time())}, stream)
+            json.dump({"message": {"message": line, "extraInfo": more}}, stream)
     else:
         # One write: print() makes two, between which another process of the terminal may write.
         sys.stderr.write(line)

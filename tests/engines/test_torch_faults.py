@@ -145,6 +145,17 @@ def test_an_error_of_all_processes_is_one_line(folder, sample):
     assert line.startswith("fine-tune.py: --num-classes 5: ")
 
 
+def test_several_processes_report_what_a_run_needs_once(folder, sample):
+    said = train(folder, sample, *TWO, "--num-epochs", "1", "--dry-run")
+    assert said.count("devices: cpu:0, cpu:1") == said.count("dry run: a batch of 15 takes") == 1
+    assert not list(folder.glob("run*"))
+
+
+def test_a_look_at_the_joint_batch_takes_one_process(folder, sample):
+    said = train(folder, sample, *TWO, "--num-epochs", "1", "--preview", folder / "seen.png")
+    assert "seen.png: 15 images of the first batch" in said and (folder / "seen.png").exists()
+
+
 def test_a_resumed_run_is_an_uninterrupted_one_with_as_many_processes(folder, sample):
     train(folder, sample, *TWO, "--num-epochs", "2")
     expected = weights_of(folder, 2)
@@ -163,7 +174,13 @@ def test_torchrun_starts_the_processes_again_and_they_go_on(folder, sample):
     """A worker is killed after the second epoch; the job resumes from there, and ends well."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=1"]
     flags = ["--data-dir", sample, "--model-prefix", folder / "run", "--num-epochs", "9"]
-    command = [*torchrun, "--nproc-per-node=2", os.path.join(ROOT, TRAINING[0]), *TRAINING[1:]]
+    command = [
+        *torchrun,
+        f"--log-dir={folder}",
+        "--nproc-per-node=2",
+        os.path.join(ROOT, TRAINING[0]),
+        *TRAINING[1:],
+    ]
     job = subprocess.Popen(
         [*map(str, [*command, *flags, *TWO, "--resume"])],
         cwd=folder,

@@ -22,9 +22,16 @@ JOINT = [name for name in several_processes.CASES if name != "own statistics"]
 @pytest.fixture(scope="module", params=[2, 4])
 def found(request, tmp_path_factory):
     """What that many processes have in the end: `{"case/array": array}`, and their number."""
-    out = tmp_path_factory.mktemp("processes") / "out.npz"
+    folder = tmp_path_factory.mktemp("processes")
+    out = folder / "out.npz"
     script = os.path.join(ROOT, "tests", "engines", "several_processes.py")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--log-dir={folder}",
+    ]
     command = [*torchrun, f"--nproc-per-node={request.param}", script, str(out)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=300)
     assert done.returncode == 0, done.stderr

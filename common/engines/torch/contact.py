@@ -15,6 +15,7 @@ from common.engines.torch.runtime import reason_of, torch
 
 SILENCE = 30  # seconds without a sign of life after which a process counts as lost
 _BETWEEN_BEATS = 2
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has one kind of end
 _LOST = ("gloo", "nccl", "connection", "socket")  # words of torch.distributed's errors
 
 
@@ -129,7 +130,7 @@ class Heartbeat:
         for machine, number, _ in names:
             if machine == self._machine:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(number, signal.SIGKILL)
+                    os.kill(number, _KILL)
         if speaks:
             os._exit(2)
 

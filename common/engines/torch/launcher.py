@@ -61,7 +61,7 @@ def _explain(failures, devices):
     """Print why the first process failed that did; return its exit status."""
     rank, failure = min(failures.items(), key=lambda item: _order(item[1]))
     if os.path.exists(failure.error_file):
-        sys.stderr.write(failure.message)
+        sys.stderr.write(failure.message["message"])
         return failure.exitcode
     status = failure.exitcode
     how = f"status {status}" if status > 0 else signal.Signals(-status).name
