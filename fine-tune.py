@@ -31,12 +31,24 @@ def main():
     args = parse_args()
     chosen = choose(args.engine, args.gpus, args.dtype, "train", compiled=args.compile)
     engine, devices, _ = chosen
+    if args.preview or args.test_io:
+        devices = devices[:1]  # they compute nothing
+    status = engine.launch(devices)
+    if status is not None:
+        return status
     workers = engine.Workers(args.kv_store, devices)
-    log_lines.start(args, workers.rank)
+    log_lines.start(args, workers)
     recipes.report(args)
     flags.check_flags(args, engine)
 
-    data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
+    data = batches.open_batches(
+        args,
+        workers.machine,
+        workers.num_machines,
+        engine.allocate,
+        workers.share,
+        validates_part=workers.is_joint,
+    )
     try:
         if args.preview:
             return preview.preview(data.train, args.preview)
@@ -45,7 +57,8 @@ def main():
         checks.check_batch_size(args, devices)
         checks.check_patience(args, data, workers)
         with fit.only_run(args, workers):
-            return fine_tune(args, chosen, data, workers)
+            fine_tune(args, chosen, data, workers)
+            workers.close()
     finally:
         data.close()
 

@@ -141,6 +141,19 @@ def test_other_hosts_are_reached_over_ssh(tmp_path):
     assert job.returncode == 7
 
 
+def test_pytorch_s_launchers_meet_at_the_first_host(tmp_path):
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\nexec sh -c "$5"\n')
+    ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    settings = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    second = 'test "$PET_NNODES $PET_NODE_RANK $PET_MASTER_ADDR" = "2 1 gpu1" && exit 7; sleep 99'
+    command = ["sh", "-c", second, "-", "--engine", "torch"]
+    job = cluster("me@gpu1,gpu2", "--", *command, env=settings)
+    _, said = job.communicate(timeout=100)
+    assert "worker 1 on gpu2 ended with status 7: ending the job" in said
+    assert job.returncode == 7
+
+
 def test_a_cluster_without_mxnet_says_so_in_lines_without_a_traceback(stand_in, mx):
     folder = stand_in("mxnet", "raise ModuleNotFoundError(name='mxnet')")
     worker = ["sleep", "100"]

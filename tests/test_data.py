@@ -163,6 +163,23 @@ def test_machines_train_on_parts_and_each_validates_on_all(folder):
     assert [len(part.val) for part in parts] == [3, 3]
 
 
+def test_where_machines_count_together_each_validates_on_its_part(folder):
+    parts = [open_batches(parse(folder), rank, 2, validates_part=True).val for rank in range(2)]
+    seen = [[key for batch in part for key in batch.keys[: 4 - batch.pad]] for part in parts]
+    (alone,) = [open_batches(parse(folder)).val]
+    everything = [key for batch in alone for key in batch.keys[: 4 - batch.pad]]
+    assert sorted(seen[0] + seen[1]) == sorted(everything)
+
+
+def test_processes_of_a_machine_share_its_threads_and_batches(folder):
+    args = parse(folder, "--data-nthreads", 5, "--benchmark", 0)
+    shares = [open_batches(args, share=(number, 2)) for number in range(2)]
+    assert [data.train._pool._max_workers for data in shares] == [2, 2]
+    assert [first(data.train).images.shape[0] for data in shares] == [2, 2]
+    noise = open_batches(parse(folder, "--benchmark", 1, "--num-classes", 7), share=(1, 3)).train
+    assert len(first(noise).labels) == 1 and noise.batch_size == 4
+
+
 def test_made_up_images_have_the_same_interface(folder):
     data = open_batches(parse(folder, "--benchmark", 1, "--num-classes", 7))
     noise = data.train

@@ -57,6 +57,24 @@ def keys(loader):
     return np.concatenate(batches).tolist()
 
 
+# Several processes ------------------------------------------------------------------------------
+
+
+def test_processes_that_share_batches_read_together_what_one_reads(rec):
+    alone = load(RecordSource(rec), train, shuffle=True, seed=3)
+    shares = [load(RecordSource(rec), train, shuffle=True, seed=3, share=(i, 3)) for i in range(3)]
+    assert [loader.batch_size for loader in shares] == [4, 4, 4]
+    for whole, *parts in zip(alone, *shares):
+        assert [len(part.labels) for part in parts] == [2, 1, 1]
+        for name in ("images", "labels", "keys"):
+            joined = np.concatenate([getattr(part, name) for part in parts])
+            np.testing.assert_array_equal(joined, getattr(whole, name))
+        assert sum(part.pad for part in parts) == whole.pad
+        own = [part.keys[: len(part.keys) - part.pad] for part in parts]
+        np.testing.assert_array_equal(np.concatenate(own), whole.keys[: 4 - whole.pad])
+    assert whole.pad == 3  # 21 images in batches of four
+
+
 # Order --------------------------------------------------------------------------------------------
 
 

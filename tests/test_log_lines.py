@@ -77,7 +77,8 @@ def test_mxnets_lines_are_as_they_were(python):
     import argparse, logging
     from common.training import log_lines
     for log, quiet in ("mxnet", False), ("plain", False), ("mxnet", True):
-        log_lines.start(argparse.Namespace(log=log, quiet=quiet), rank=2)
+        workers = argparse.Namespace(rank=2, is_joint=False)
+        log_lines.start(argparse.Namespace(log=log, quiet=quiet), workers)
         log_lines.mxnet_lines.info("Epoch[0] Train-accuracy=%f of %s", 0.5, log)
         logging.warning("a warning")
         print("a result")

@@ -240,6 +240,12 @@ def test_two_devices_make_the_update_of_one(engine):
 
 
 @only("mxnet")
+def test_joint_statistics_are_left_to_the_other_engine(engine):
+    with pytest.raises(UserError, match=r"--sync-batch-norm: .* use --engine torch"):
+        make_trainer(engine, plain_network(), sync_batch_norm=True)
+
+
+@only("mxnet")
 @pytest.mark.parametrize("optimizer", ["nadam", "sgld"])
 def test_an_optimizer_whose_copies_would_drift_apart_is_refused_on_two_devices(engine, optimizer):
     with pytest.raises(UserError, match=f"--optimizer {optimizer}: .* train on one device"):

@@ -1,10 +1,13 @@
 """How a script begins and ends: signals, closed streams, one-line errors, the exit status."""
 
+import ctypes
+import json
 import logging
 import os
 import signal
 import sys
 import threading
+import time
 
 from common.base.files import WRITE_FAILURES, UserError, explain_os_error
 
@@ -27,15 +30,29 @@ def stop_while_importing():
 
 
 def _stop_at_once(number, _):
-    os.write(2, f"{_stopped(os.path.basename(sys.argv[0]), number)}\n".encode())
+    os.write(2, _stopped(number).encode())
     os._exit(128 + number)
 
 
-def _stopped(name, number):
+def _stopped(number):
     """Return the line that a script ends with when a signal stops it."""
+    if _launcher_reads():
+        return ""  # the launcher says it once for all
     if number == signal.SIGTERM:
-        return f"{name}: stopped by SIGTERM"
-    return f"\n{name}: stopped by Ctrl-C"
+        return f"{_name()}: stopped by SIGTERM\n"
+    return f"\n{_name()}: stopped by Ctrl-C\n"
+
+
+def _name():
+    return os.path.basename(sys.argv[0])
+
+
+def _launcher_reads():
+    """Return the file from which the launcher of several processes (torchrun) reads why one ended.
+
+    It prints the line of the first that failed: the others fail for the same reason, or by it.
+    """
+    return os.environ.get("TORCHELASTIC_ERROR_FILE")
 
 
 def run_script(main):
@@ -45,7 +62,6 @@ def run_script(main):
     line on stderr and status 2; Ctrl-C ends with 130, SIGTERM with 143. Anything else is a bug and
     keeps its traceback.
     """
-    name = os.path.basename(sys.argv[0])
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:  # some job runners close it
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
@@ -60,45 +76,45 @@ def run_script(main):
         sys.stdout.flush()
         _end_on_signals()
     except BaseException as error:
-        status = _report(name, error)
+        status = _report(error)
         if status is None:
             raise
     _end_on_signals()
     sys.exit(status)
 
 
-def _report(name, error):
+def _report(error):
     """Print in one line why a script ends; return its exit status, or None where it is a bug."""
     # Code in C, such as matplotlib's, may turn the exception of a signal into another one.
     if isinstance(error, KeyboardInterrupt) or _signal is not None:
         # From here on, arrays that the signal left half constructed complain when they are freed.
         sys.unraisablehook = lambda dropped: None
         number = _signal or signal.SIGINT
-        print(_stopped(name, number), file=sys.stderr)
+        sys.stderr.write(_stopped(number))
         return 128 + number
     if isinstance(error, UserError):
-        return _complain(name, error)
+        return complain(error)
     if isinstance(error, MemoryError):
         reason = str(error) or "the machine has no more"
-        return _complain(name, f"out of memory ({reason}); a smaller batch or image needs less")
+        return complain(f"out of memory ({reason}); a smaller batch or image needs less")
     if isinstance(error, BrokenPipeError):  # `script | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     if isinstance(error, OSError) and (error.filename is not None or error.errno in WRITE_FAILURES):
-        return _complain(name, explain_os_error(error))
+        return complain(explain_os_error(error))
     return None
 
 
 def _raise_on_signals():
-    signal.signal(signal.SIGTERM, _ask_to_stop)
+    signal.signal(signal.SIGTERM, stop)
     if signal.getsignal(signal.SIGINT) in (_stop_at_once, signal.default_int_handler):
-        signal.signal(signal.SIGINT, _ask_to_stop)
+        signal.signal(signal.SIGINT, stop)
 
 
 def _end_on_signals():
     """Everything is written: a signal ends the process at once, not during Python's exit."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if signal.getsignal(signal.SIGINT) is _ask_to_stop:
+    if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -121,7 +137,8 @@ def be_quiet():
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _ask_to_stop(number, _):
+def stop(number, _=None):
+    """Raise what a signal raises: `Terminated`, or Ctrl-C's KeyboardInterrupt."""
     global _signal
     _signal = number
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
@@ -143,7 +160,22 @@ def _stop_again(dropped):
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) != "\n"}
 
 
-def _complain(name, message):
-    # One write: print() makes two, between which another process of the terminal may write.
-    sys.stderr.write(f"{name}: {message}".translate(_CONTROLS) + "\n")
+def complain(message):
+    """Print a script's last line, which says why it ends; return the exit status for it."""
+    line = f"{_name()}: {message}".translate(_CONTROLS) + "\n"
+    path = _launcher_reads()
+    if path:
+        more = {"py_callstack": line, "timestamp": str(int(time.time()))}
+        with open(path, "w", encoding="utf-8") as stream:
+            json.dump({"message": {"message": line, "extraInfo": more}}, stream)
+    else:
+        # One write: print() makes two, between which another process of the terminal may write.
+        sys.stderr.write(line)
     return 2
+
+
+def end_with_parent():
+    """Have Linux kill this process when the one that started it is killed and cannot end it."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

@@ -20,7 +20,7 @@ from common.base.files import UserError, explain_os_error, read_at_once
 from common.base.memory import keep_freed_memory
 from common.data.image import decode, write_planes
 from common.data.recordio import MAGIC, MAX_RECORD_BYTES, RecordFile, map_file, read_list
-from common.data.sampling import epoch_order, part_positions
+from common.data.sampling import epoch_order, own_rows, part_positions
 
 ROWS_PER_TASK = 8  # of a batch; a task costs 0.05 ms, an image 3 ms
 MAX_BAD_IMAGES = 0.001  # share of the images
@@ -204,6 +204,7 @@ class Loader:
         seed=0,
         part_index=0,
         num_parts=1,
+        share=(0, 1),
         class_balance=0.0,
         num_views=1,
         decode_at_least=None,
@@ -220,6 +221,8 @@ class Loader:
             transform: `(image, rng) -> image`, both uint8 BGR, `(h, w, 3)` to `(H, W, 3)`; or to a
                 list of `num_views` such images. `rng` is a `numpy.random.Generator`.
             seed: of the order and of every `rng`; None: no `rng`, because nothing is random.
+            share: `(number, count)` of this process among those that read the same batches: of each
+                it reads its own rows only.
             class_balance: 0 to 1, see `common.data.sampling.epoch_order`.
             decode_at_least: see `common.data.image.decode`.
             replace_bad: put the next image that can be read in the place of one that cannot.
@@ -241,12 +244,14 @@ class Loader:
         self._positions, self._num_own = part_positions(
             len(source), batch_size, part_index, num_parts
         )
+        self._rows = own_rows(batch_size, *share)
         self._class_balance = class_balance
         self._labels = source.labels() if class_balance > 0 else None
         # OpenCV's own threads would compete with these: 0 turns them off.
         cv2.setNumThreads(0)
         # Otherwise the kernel gives every batch new pages and zeroes them: 0.1 to 0.3 ms an image.
-        keep_freed_memory((batches_ahead + 2) * batch_size * num_views * math.prod(image_shape))
+        rows = self._rows.stop - self._rows.start
+        keep_freed_memory((batches_ahead + 2) * rows * num_views * math.prod(image_shape))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
 
     def __len__(self):
@@ -284,20 +289,21 @@ class Loader:
                     task.cancel()
 
     def _start_batch(self, order, epoch, start):
-        size = self.batch_size
+        first, last = start + self._rows.start, start + self._rows.stop
+        size = last - first
         views = () if self.num_views == 1 else (self.num_views,)
         batch = Batch(
             # New memory each time: nobody overwrites a batch that is still in use.
             images=self._allocate((size, *views, *self.image_shape), np.uint8),
             labels=np.zeros(size, dtype=np.float32),
             keys=np.zeros(size, dtype=np.int64),
-            pad=min(size, max(0, start + size - self._num_own)),
+            pad=min(size, max(0, last - self._num_own)),
             missing=[],
         )
-        positions = self._positions[start : start + size].tolist()
+        positions = self._positions[first:last].tolist()
         tasks = [
-            self._pool.submit(self._fill_rows, batch, first, order, epoch, positions)
-            for first in range(0, size, ROWS_PER_TASK)
+            self._pool.submit(self._fill_rows, batch, row, order, epoch, positions)
+            for row in range(0, size, ROWS_PER_TASK)
         ]
         mix = None
         if self.mixing is not None:

@@ -48,6 +48,16 @@ def _balance(order, labels, class_balance, rng):
     return rng.permutation(order[by_class[drawn]])
 
 
+def own_rows(batch_size, number, count):
+    """Return which rows of a batch are those of process `number` of `count`, as a slice.
+
+    The first processes have one more where the rows cannot be divided equally.
+    """
+    least, more = divmod(batch_size, count)
+    start = number * least + min(number, more)
+    return slice(start, start + least + (number < more))
+
+
 def part_positions(num_images, batch_size, part_index=0, num_parts=1):
     """Return (positions, how many of them are this part's own) of one part of an epoch.
 

@@ -15,6 +15,7 @@ package imports its framework, and it knows nothing of flags, records or checkpo
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
     layer_shapes(graph, image_shape)         {layer: shape of its output}, for one image
     optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
+    launch(devices) -> status                trains in a process for each device; None: in this one
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
     Predictor(networks, weights, devices, batch_size, image_shape, dtype, compiled=False)
@@ -24,7 +25,9 @@ package imports its framework, and it knows nothing of flags, records or checkpo
 A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.
 
-    Workers:    rank   size   is_async   agree(value) -> the first worker's
+    Workers:    rank   size   machine   num_machines   share   is_async   is_joint
+                agree(value) -> the first worker's   sum(numbers) -> of all workers, where is_joint
+                close()
     Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch
                 step(batch, learning_rate) -> () -> (N, classes): to be read when wanted;
                     learning_rate None: the gradients wait for the update of a later batch
@@ -96,6 +99,7 @@ class TrainerOptions:
         learning_rate_factors: `{parameter: factor of the learning rate}`.
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
+        sync_batch_norm: whether BatchNorm normalises by the batch of all devices together.
         seed: of everything that is random.
         logit_adjustment: `(num_classes,)`, added to the logits in the loss alone; None: nothing.
         clip_norm: bound of the norm of all gradients together; 0: none.
@@ -116,6 +120,7 @@ class TrainerOptions:
     learning_rate_factors: Dict[str, float] = field(default_factory=dict)
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
+    sync_batch_norm: bool = False
     seed: int = 0
     logit_adjustment: Optional[Any] = None
     clip_norm: float = 0.0

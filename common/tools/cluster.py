@@ -2,16 +2,18 @@
 
     sh cluster.sh HOST,HOST,... -- COMMAND
 
-Starts MXNet's scheduler on this machine, and on every host a server and a worker. The worker is
-COMMAND, with --kv-store dist_sync among its flags. A host named localhost is this machine, and may
-be named several times. If one process fails, all are ended. Ctrl-C and SIGTERM are passed on.
+Starts on every host a worker: COMMAND, with --kv-store dist_sync among its flags. A host named
+localhost is this machine, and may be named several times. If one process fails, all are ended.
+Ctrl-C and SIGTERM are passed on. With --engine torch in COMMAND the workers are PyTorch's launchers
+(torchrun), which meet at the first host. With MXNet its scheduler runs on this machine, and a
+server beside every worker.
 
-On trusted networks only: MXNet's servers encrypt nothing and check nobody's identity, and they
-unpickle what they are sent (the optimizer): whoever reaches their ports can run code on them.
+On trusted networks only: neither MXNet nor PyTorch encrypts anything or checks anybody's identity,
+and MXNet's servers unpickle what they are sent (the optimizer): whoever reaches their ports can run
+code on them.
 """
 
 import argparse
-import ctypes
 import os
 import shlex
 import signal
@@ -23,7 +25,7 @@ import time
 from common import engines
 from common.base.files import ROOT, UserError
 from common.base.help import Parser, whole
-from common.base.script import Terminated
+from common.base.script import Terminated, end_with_parent
 
 _SERVE = "from common.base.script import run_script; from common.tools.cluster import serve;"
 SERVER = [sys.executable, "-c", f"{_SERVE} run_script(serve)"]
@@ -33,7 +35,13 @@ SECONDS_TO_END = 15  # between a request to stop and SIGKILL
 def main():
     """Run the job; return 0, or the exit status of the first process that failed."""
     args = parse_args()
-    job = Job(args.hosts.split(","), args.command, args.port or free_port(), args.root)
+    job = Job(
+        args.hosts.split(","),
+        args.command,
+        engine_of(args.command),
+        args.port or free_port(),
+        args.root,
+    )
     try:
         job.start()
         return job.watch()
@@ -54,9 +62,13 @@ def parse_args():
     )
     parser.add_argument("hosts", help="machines, separated by commas: localhost, or names for ssh")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what each worker runs")
-    parser.add_argument("--port", type=whole, help="port of the scheduler (default: a free one)")
     parser.add_argument(
-        "--root", help="this machine's address for the hosts (default: on its network)"
+        "--port", type=whole, help="port where the workers meet (default: one that is free here)"
+    )
+    parser.add_argument(
+        "--root",
+        help="address where they meet, of this machine (MXNet; default: on its network) or of the"
+        " first host (PyTorch; default: its name)",
     )
     args = parser.parse_args()
     if args.command[:1] == ["--"]:
@@ -64,6 +76,14 @@ def parse_args():
     if not args.command or not all(args.hosts.split(",")):
         raise UserError("name hosts and a command: sh cluster.sh HOST,HOST -- sh run.sh ...")
     return args
+
+
+def engine_of(command):
+    """Return the name of the engine that a training command will take on this machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    engines.add_engine_arg(parser)
+    name = parser.parse_known_args(command)[0].engine
+    return next(iter(engines.installed()), "mxnet") if name == "auto" else name
 
 
 def serve():
@@ -80,12 +100,20 @@ def free_port():
 
 
 class Job:
-    """The processes of a training run: a scheduler, and a server and a worker on each host."""
+    """The processes of a training run: a worker on each host, and what MXNet's workers need."""
 
-    def __init__(self, hosts, command, port, root=None):
-        self.hosts, self.command = hosts, command
+    def __init__(self, hosts, command, engine, port, root=None):
+        self.hosts, self.command, self.engine = hosts, command, engine
         if root is None:
-            root = "127.0.0.1" if set(hosts) == {"localhost"} else own_address()
+            root = self._default_root()
+        self.helpers, self.workers = {}, {}
+        if engine == "torch":  # the variables of torchrun's flags
+            self.environment = {
+                "PET_NNODES": str(len(hosts)),
+                "PET_MASTER_ADDR": root,
+                "PET_MASTER_PORT": str(port),
+            }
+            return
         self.environment = {
             "DMLC_PS_ROOT_URI": root,
             "DMLC_PS_ROOT_PORT": str(port),
@@ -94,18 +122,32 @@ class Job:
         }
         if root == "127.0.0.1":  # else ps-lite takes the first network interface
             self.environment["DMLC_INTERFACE"] = "lo"
-        self.helpers, self.workers = {}, {}
+
+    def _default_root(self):
+        if set(self.hosts) == {"localhost"}:
+            return "127.0.0.1"
+        if self.engine == "torch" and self.hosts[0] != "localhost":
+            return self.hosts[0].rpartition("@")[2]
+        return own_address()
 
     def start(self):
         """Start all processes."""
-        self.helpers["scheduler"] = self._start("localhost", "scheduler", SERVER)
+        if self.engine != "torch":
+            self._start_helpers()
         for number, host in enumerate(self.hosts):
-            name = f"{number} on {host}"
-            self.helpers[f"server {name}"] = self._start(host, "server", SERVER)
-            self.workers[f"worker {name}"] = self._start(host, "worker", self.command)
+            is_torch = self.engine == "torch"
+            own = {"PET_NODE_RANK": str(number)} if is_torch else {"DMLC_ROLE": "worker"}
+            self.workers[f"worker {number} on {host}"] = self._start(host, self.command, own)
 
-    def _start(self, host, role, command):
-        environment = {**self.environment, "DMLC_ROLE": role}
+    def _start_helpers(self):
+        """Start MXNet's scheduler and servers."""
+        self.helpers["scheduler"] = self._start("localhost", SERVER, {"DMLC_ROLE": "scheduler"})
+        for number, host in enumerate(self.hosts):
+            server = self._start(host, SERVER, {"DMLC_ROLE": "server"})
+            self.helpers[f"server {number} on {host}"] = server
+
+    def _start(self, host, command, own):
+        environment = {**self.environment, **own}
         if host == "localhost":
             return subprocess.Popen(
                 command,
@@ -155,13 +197,6 @@ class Job:
         send(processes, signal.SIGKILL)
         for process in processes:
             process.wait()
-
-
-def end_with_parent():
-    """Have Linux kill this process when cluster.sh is killed and cannot end it itself."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 def send(processes, number):

@@ -15,6 +15,7 @@ from common.data.flags import MAX_CLASSES, augmentation_of, check_flags, parse_i
 from common.data.image import eval_image, eval_side
 from common.data.loader import Batch, Loader, RecordSource
 from common.data.mixing import Mixing
+from common.data.sampling import own_rows
 
 
 @dataclass
@@ -48,15 +49,24 @@ class MadeUpImages:
     mixing = None  # nothing is changed at random
 
     def __init__(
-        self, batch_size, image_shape, num_classes, seed=0, num_batches=500, allocate=None
+        self,
+        batch_size,
+        image_shape,
+        num_classes,
+        seed=0,
+        num_batches=500,
+        allocate=None,
+        share=(0, 1),
     ):
         self.batch_size, self.image_shape = batch_size, image_shape
         self._num_batches = num_batches
         rng = np.random.default_rng(seed)
-        images = (allocate or np.empty)((batch_size, *image_shape), np.uint8)
+        rows = own_rows(batch_size, *share)
+        size = rows.stop - rows.start
+        images = (allocate or np.empty)((size, *image_shape), np.uint8)
         images[:] = rng.integers(0, 256, images.shape, dtype=np.uint8)
-        labels = rng.integers(0, num_classes, batch_size).astype(np.float32)
-        self._batch = Batch(images, labels, np.arange(batch_size), pad=0, missing=[])
+        labels = rng.integers(0, num_classes, size).astype(np.float32)
+        self._batch = Batch(images, labels, np.arange(size), pad=0, missing=[])
 
     def __len__(self):
         """Return the number of batches of an epoch."""
@@ -74,12 +84,15 @@ class MadeUpImages:
         """Do nothing: there are no threads to end."""
 
 
-def open_batches(args, rank=0, num_workers=1, allocate=None):
+def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validates_part=False):
     """Return the `TrainingData` of the flags; its `val` is None without `val.rec`.
 
-    Several machines train on parts of equal length; each validates on all images.
+    Several machines train on parts of equal length; each validates on all images, or with
+    `validates_part` on a part of them.
 
     Args:
+        share: `(number, count)` of this process among those of its machine, which share its
+            batches and its decoding threads.
         allocate: makes the memory of the images: the engine's, or else numpy's.
 
     Raises:
@@ -90,7 +103,12 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
     if args.benchmark:
         num_classes = args.num_classes or 1000
         made_up = MadeUpImages(
-            args.batch_size, (3, height, width), num_classes, args.seed, allocate=allocate
+            args.batch_size,
+            (3, height, width),
+            num_classes,
+            args.seed,
+            allocate=allocate,
+            share=share,
         )
         return TrainingData(made_up, None, num_classes)
     train_source = _open_source(args.data_train, args.data_train_idx, args.data_dir, "train.rec")
@@ -100,7 +118,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
     else:
         logging.warning("%s/val.rec: not found; training runs without validation", args.data_dir)
     num_classes, train_labels = _check_contents(args, train_source, val_source)
-    _check_batch_size(args, train_source, num_workers)
+    _check_batch_size(args, train_source, num_parts)
     for source in filter(None, (train_source, val_source)):
         source.num_classes = num_classes
 
@@ -109,7 +127,8 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
     common = {
         "batch_size": args.batch_size,
         "image_shape": (3, height, width),
-        "threads": args.data_nthreads,
+        "threads": max(1, args.data_nthreads // share[1]),
+        "share": share,
         "max_bad_images": args.max_bad_images,
         "batches_ahead": args.batches_ahead,
         "allocate": allocate or np.empty,
@@ -119,8 +138,8 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         transform=functools.partial(_train, height, width, augmentation),
         shuffle=True,
         seed=args.seed,
-        part_index=rank,
-        num_parts=num_workers,
+        part_index=part,
+        num_parts=num_parts,
         class_balance=args.class_balance,
         decode_at_least=augmentation.least_side(height, width) if args.fast_decode else None,
         mixing=_mixing_of(args, num_classes),
@@ -132,6 +151,8 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         val_source,
         transform=functools.partial(_eval, height, width, side),
         seed=None,
+        part_index=part if validates_part else 0,
+        num_parts=num_parts if validates_part else 1,
         decode_at_least=side if args.fast_decode else None,
         **common,
     )

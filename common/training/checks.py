@@ -37,7 +37,7 @@ def check_patience(args, data, workers):
         raise UserError(
             f"--patience {args.patience}: needs validation records; make val.rec, or leave it out"
         )
-    if args.patience and workers.size > 1:
+    if args.patience and workers.size > 1 and not workers.is_joint:
         raise UserError(
             f"--patience {args.patience}: only the first of several workers validates; leave it out"
         )

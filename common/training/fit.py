@@ -16,7 +16,7 @@ from common.engines import TrainerOptions
 from common.networks import checkpoint, edits
 from common.training import schedule
 from common.training.flags import parse_top_k
-from common.training.history import EpochMeter, Tally, last_epoch, log_path
+from common.training.history import EpochMeter, Tally, count, last_epoch, log_path
 from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
@@ -73,7 +73,7 @@ class Run:
         """
         self.args, self.engine, self.data, self.devices = args, engine, data, devices
         self.begin_epoch, self.top_ks = begin_epoch, parse_top_k(args.top_k)
-        self.is_first = workers.rank == 0
+        self.workers, self.is_first = workers, workers.rank == 0
         # In dist_async every worker's gradients are an update of their own.
         num_batches = len(data.train)
         updates = schedule.update_after(num_batches - 1, num_batches, args.accumulate)
@@ -113,6 +113,7 @@ class Run:
             ),
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
+            sync_batch_norm=args.sync_batch_norm,
             seed=args.seed,
             clip_norm=args.clip_norm,
             logit_adjustment=self._logit_adjustment(),
@@ -156,24 +157,29 @@ class Run:
             UserError: the loss became NaN or infinite, the disk is too small, or a file is damaged.
         """
         saved = self.begin_epoch
+        if not self.is_first and self.workers.is_joint:
+            # So far every worker has found the same; an image that cannot be read has one reader.
+            logging.getLogger().setLevel(logging.WARNING)
         try:
             if self.is_first:
                 self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
-                self.files.begin()
-                lines = EpochLines(self.args, self.files.history, saved)
-                if self.args.initial_validation or self.files.history.lacks_validation(saved):
-                    self._validate(saved)
-                    lines.log_first()
+                self.files.begin(len(self.devices) * self.workers.num_machines)
+            lines = EpochLines(self.args, self.files.history, saved)
+            if self._begins_with_validation():
+                self._validate(saved)
+                lines.log_first()
+            if self.is_first:
                 self.files.draw_curves()  # where the run was killed before it did
                 self.files.prune(saved)
             for epoch in range(saved, self.args.num_epochs):
                 if self._has_stalled():
                     break
                 meter = self.train_epoch(epoch)
-                if self.is_first:
+                if self.is_first or self.workers.is_joint:
                     self._save(epoch + 1, meter)
                     saved = epoch + 1
                     self._validate(saved)
+                if self.is_first:
                     lines.log(saved)
                     self.files.draw_curves()
                     self.files.prune(saved)
@@ -182,10 +188,21 @@ class Run:
                 logging.warning("stopped; %s", self.files.how_to_resume(saved))
             raise
 
+    def _begins_with_validation(self):
+        """Return whether this worker validates before the first epoch; the first one decides."""
+        history = self.files.history
+        decides = self.is_first and (
+            self.args.initial_validation or history.lacks_validation(self.begin_epoch)
+        )
+        return self.workers.sum([bool(decides)])[0] > 0
+
     def _has_stalled(self):
-        """Return whether `--patience` is at its end; the log says so, of earlier runs too."""
+        """Return whether `--patience` is at its end; the first worker, who has the log, decides."""
         patience = self.args.patience
-        if not patience or self.files.history.epochs_since_best() < patience:
+        if not patience:
+            return False
+        stalled = self.is_first and self.files.history.epochs_since_best() >= patience
+        if not self.workers.sum([stalled])[0]:
             return False
         logging.info("--patience %d: validation's top-1 accuracy has not improved: stops", patience)
         return True
@@ -216,7 +233,8 @@ class Run:
 
     def _count(self, meter, epoch, number, batch, read):
         size = len(batch.labels) - batch.pad
-        meter.add(number, read()[:size], batch.labels[:size])
+        counts = count(read()[:size], batch.labels[:size], self.top_ks)
+        meter.add(number, self.workers.sum(counts))
         if not math.isfinite(meter.tally.loss):
             what = f"the loss became NaN or infinite in epoch {epoch}, batch {number}"
             raise self._diverged(what, epoch)
@@ -234,7 +252,8 @@ class Run:
             "images_per_second": f"{meter.images_per_second:.2f}",
             "seconds": f"{meter.seconds:.2f}",
         }
-        self.files.save(epochs_done, state, columns)
+        if self.is_first:
+            self.files.save(epochs_done, state, columns)
 
     def _diverged(self, what, saved):
         lower = "--lr or --loss-scale" if self.args.dtype == "float16" else "--lr"
@@ -251,6 +270,9 @@ class Run:
             for batch in batches:
                 size = len(batch.labels) - batch.pad
                 tally.add(self.trainer.evaluate(batch)[:size], batch.labels[:size])
+        tally.counts = self.workers.sum(tally.counts)
+        if not self.is_first:
+            return
         # MXNet counts epochs from 0 in its lines: Epoch[0] leaves checkpoint 1.
         title = (
             f"Epoch[{epochs_done - 1}] Validation" if epochs_done else "Before training: validation"

@@ -42,6 +42,12 @@ def add_fit_args(parser):
         "--gc-threshold", type=number, default=0.5, help="threshold of the 2bit compression"
     )
     devices_group.add_argument(
+        "--sync-batch-norm",
+        action="store_true",
+        help="BatchNorm: statistics of the batch of all devices together, not of each device's part"
+        " (PyTorch only)",
+    )
+    devices_group.add_argument(
         "--loss-scale",
         type=number,
         default=128.0,

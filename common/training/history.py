@@ -13,45 +13,60 @@ from common.base.progress import Progress, on_terminal
 from common.training.log_lines import mxnet_lines
 
 
+def count(probabilities, labels, top_ks):
+    """Return the number of images, their summed loss and the hits of each top k, float64.
+
+    Args:
+        probabilities: `(N, num_classes)`.
+        labels: `(N,)` of 0 to num_classes - 1.
+    """
+    labels = labels.astype(np.int64)
+    of_truth = probabilities[np.arange(len(labels)), labels]
+    loss = float(-np.log(np.maximum(of_truth, 1e-30)).sum())  # NaN stays NaN
+    # The rank of the true class: how many others have its probability or more. A network that
+    # gives all classes the same probability gets no credit for it.
+    rank = (probabilities >= of_truth[:, None]).sum(axis=1) - 1
+    return np.array([len(labels), loss, *((rank < k).sum() for k in top_ks)], np.float64)
+
+
 class Tally:
-    """Mean loss and top-k accuracies over the images seen since it was made."""
+    """Mean loss and top-k accuracies over the images seen since it was made.
+
+    Attributes:
+        counts: sums of what `count` returns; those of several tallies can be added.
+    """
 
     def __init__(self, top_ks):
         self.top_ks = top_ks
-        self.images = 0
-        self._loss = 0.0
-        self._hits = dict.fromkeys(top_ks, 0)
+        self.counts = np.zeros(2 + len(top_ks))
 
     def add(self, probabilities, labels):
-        """Count images: probabilities `(N, num_classes)`, labels `(N,)` of 0 to num_classes - 1."""
-        labels = labels.astype(np.int64)
-        of_truth = probabilities[np.arange(len(labels)), labels]
-        self._loss += float(-np.log(np.maximum(of_truth, 1e-30)).sum())  # NaN stays NaN
-        self.images += len(labels)
-        # The rank of the true class: how many others have its probability or more. A network that
-        # gives all classes the same probability gets no credit for it.
-        rank = (probabilities >= of_truth[:, None]).sum(axis=1) - 1
-        for k in self._hits:
-            self._hits[k] += int((rank < k).sum())
+        """Count images, as `count` does."""
+        self.counts = self.counts + count(probabilities, labels, self.top_ks)
+
+    @property
+    def images(self):
+        """How many images were seen."""
+        return int(self.counts[0])
 
     @property
     def loss(self):
         """Mean cross-entropy, in nats."""
-        return self._loss / max(self.images, 1)
+        return self.counts[1] / max(self.images, 1)
 
     def accuracy(self, k):
         """Share of images whose true class is among the first k, 0 to 1."""
-        return self._hits[k] / max(self.images, 1)
+        return self.counts[2 + self.top_ks.index(k)] / max(self.images, 1)
 
     def row(self, prefix=""):
         """Return the columns of the log: `{loss: …, top1: …, top5: …}`."""
         columns = {f"{prefix}loss": self.loss}
-        columns.update((f"{prefix}top{k}", self.accuracy(k)) for k in self._hits)
+        columns.update((f"{prefix}top{k}", self.accuracy(k)) for k in self.top_ks)
         return {name: f"{value:.6f}" for name, value in columns.items()}
 
     def named(self):
         """Return `[(name, value)]` under the names of MXNet's metrics, as in its log lines."""
-        names = [("accuracy" if k == 1 else f"top_k_accuracy_{k}", k) for k in self._hits]
+        names = [("accuracy" if k == 1 else f"top_k_accuracy_{k}", k) for k in self.top_ks]
         return [(name, self.accuracy(k)) for name, k in names] + [("cross-entropy", self.loss)]
 
 
@@ -75,10 +90,10 @@ class EpochMeter:
         if self._bar is not None:
             self._bar.close()
 
-    def add(self, number, probabilities, labels):
-        """Count batch `number` of the epoch."""
-        self.tally.add(probabilities, labels)
-        self._recent.add(probabilities, labels)
+    def add(self, number, counts):
+        """Add what `count` returned of batch `number` of the epoch."""
+        self.tally.counts += counts
+        self._recent.counts += counts
         if self._bar is not None:
             self._bar.update(self._batch_size)
         elif (number + 1) % self._lines_apart == 0:

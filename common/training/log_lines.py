@@ -31,13 +31,19 @@ def add_log_args(parser):
     )
 
 
-def start(args, rank):
-    """Start the log of a run: `--log` and `--quiet`; `rank` is the number of the worker."""
+def start(args, workers):
+    """Start the log of a run: `--log` and `--quiet`.
+
+    Of workers that do all the same only the first speaks, and of the others what ends them.
+    """
     is_plain = args.log == "plain"
-    start_log(rank, is_plain)
+    start_log(workers.rank, is_plain)
     mxnet_lines.setLevel(logging.WARNING if is_plain else logging.NOTSET)
-    if args.quiet:
+    is_silent = workers.rank and workers.is_joint
+    if args.quiet or is_silent:
         be_quiet()
+    if is_silent:
+        logging.getLogger().setLevel(logging.ERROR)
 
 
 def bar_title(args, epoch):

@@ -53,7 +53,7 @@ class RunFiles:
             raise UserError(f"{needs}; free some space, or keep fewer: --keep 2")
         logging.info(needs)
 
-    def begin(self):
+    def begin(self, num_devices=1):
         """Start the log, and write what the checkpoints are made of and what their labels mean."""
         args, epochs_done = self._args, self._begin_epoch
         checkpoint.require_targets(args.model_prefix)
@@ -64,7 +64,9 @@ class RunFiles:
         if epochs_done >= args.num_epochs:
             logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
             return
-        self._write_config()
+        if epochs_done:
+            self._compare_devices(num_devices)
+        self._write_config(num_devices)
         if self._classes is not None:
             class_table.write_tables(self._prefixes(), self._classes, epochs_done)
 
@@ -121,8 +123,27 @@ class RunFiles:
         prefix = self._args.model_prefix
         return [prefix, f"{prefix}-ema"] if self._args.ema else [prefix]
 
-    def _write_config(self):
+    def _compare_devices(self, num_devices):
+        """Report where the epochs so far were trained on another number of devices."""
+        path = f"{self._args.model_prefix}-config.json"
+        try:
+            with open(path, encoding="utf-8") as stream:
+                before = json.load(stream)["devices"]
+        except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or removed
+            return
+        if before != num_devices:
+            logging.warning(
+                "%s: trained on %s device(s) so far, on %d from here on: BatchNorm normalises other"
+                " parts of a batch, and dropout draws other numbers; the images and their order"
+                " stay the same",
+                path,
+                before,
+                num_devices,
+            )
+
+    def _write_config(self, num_devices):
         config = {
+            "devices": num_devices,
             "flags": vars(self._args),
             "command": sys.argv,
             "head": self._network.head,

@@ -14,7 +14,7 @@ from common.engines.mxnet.predictor import Predictor
 from common.engines.mxnet.quantize import quantize
 from common.engines.mxnet.shapes import infer_shapes, layer_shapes
 from common.engines.mxnet.trainer import Trainer
-from common.engines.mxnet.workers import Workers
+from common.engines.mxnet.workers import Workers, launch
 
 NAME = "MXNet"
 QUANTIZED = "int8"
@@ -30,6 +30,7 @@ __all__ = [
     "check",
     "describe",
     "infer_shapes",
+    "launch",
     "layer_shapes",
     "memory_in_use",
     "optimizers",

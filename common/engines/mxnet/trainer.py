@@ -45,6 +45,8 @@ class Trainer:
                 f"--clip-norm {options.clip_norm}: is for one machine; with the KVStores of several"
                 " no worker sees the sum of the gradients before its update"
             )
+        if options.sync_batch_norm:
+            raise UserError("--sync-batch-norm: --engine mxnet has none; use --engine torch")
         self._options, self._workers = options, workers
         self._queued = False
         frozen = {*options.frozen, *edits.fixed_gammas(network.graph)}

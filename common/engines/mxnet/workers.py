@@ -7,16 +7,25 @@ from common.engines.mxnet.devices import has_feature, has_gpu
 from common.engines.mxnet.runtime import mx
 
 
+def launch(devices):
+    """Return None: MXNet trains on all devices of a machine in this process."""
+
+
 class Workers:
     """This worker among all: the only one, or one of several in MXNet's distributed KVStore.
 
     Attributes:
         rank: the number of this worker among all; 0 is the one that validates and writes.
         size: how many workers train together.
+        machine, num_machines: the same numbers: there is one worker on each machine.
+        share: `(number, count)` of this process among those that share a machine's batches.
         kv_store: what shares the gradients: a distributed KVStore, or the name of a local one.
         is_distributed: whether `kv_store` is a distributed one.
         is_async: whether its servers make the updates by themselves.
+        is_joint: whether scores are summed over all workers, who then validate together.
     """
+
+    share, is_joint = (0, 1), False
 
     def __init__(self, kind, devices):
         """Join the workers of the KVStore of this name.
@@ -38,6 +47,7 @@ class Workers:
             self.kv_store = mx.kvstore.create(kind)
         self.rank = getattr(self.kv_store, "rank", 0)
         self.size = getattr(self.kv_store, "num_workers", 1)
+        self.machine, self.num_machines = self.rank, self.size
 
     def agree(self, value):
         """Return the first worker's value of a number; call it once in every worker."""
@@ -47,3 +57,10 @@ class Workers:
         self.kv_store.init(key, mx.nd.array([value]))  # the first worker's is the one that counts
         self.kv_store.pull(key, out=firsts)
         return firsts.asscalar()
+
+    def sum(self, numbers):
+        """Return this worker's numbers: each counts its own images."""
+        return numbers
+
+    def close(self):
+        """Do nothing: MXNet's workers end by themselves."""

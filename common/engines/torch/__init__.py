@@ -1,6 +1,7 @@
 """The engine of today's machines: PyTorch, on CPUs, NVIDIA's GPUs and Apple's."""
 
 from common.engines.torch.devices import check, describe, memory_in_use, parse_devices, versions
+from common.engines.torch.launcher import launch
 from common.engines.torch.memory import allocate
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.predictor import Predictor
@@ -24,6 +25,7 @@ __all__ = [
     "check",
     "describe",
     "infer_shapes",
+    "launch",
     "layer_shapes",
     "memory_in_use",
     "optimizers",

@@ -17,18 +17,24 @@ class Gradients:
         self._scale, self._clip_norm = scale, clip_norm
         self._sums, self._batches = None, 0
 
-    def add(self, gradients):
-        """Add those of one more batch, a list of tensors, which are overwritten."""
+    def keep(self, gradients):
+        """Keep those of a batch, a list of tensors, for the update of a later one."""
         self._batches += 1
         if self._sums is None:
-            self._sums = gradients
+            # Copies: the next backward pass may use the same memory.
+            self._sums = [gradient.clone() for gradient in gradients]
         else:
             torch._foreach_add_(self._sums, gradients)
 
-    def take(self):
-        """Return the mean over the batches, scaled and clipped, and begin anew."""
-        gradients = self._sums
-        torch._foreach_mul_(gradients, self._scale / self._batches)
+    def complete(self, gradients):
+        """Turn those of a batch into the mean with those that were kept; scale and clip it.
+
+        Returns:
+            the same tensors, overwritten.
+        """
+        if self._sums is not None:
+            torch._foreach_add_(gradients, self._sums)
+        torch._foreach_mul_(gradients, self._scale / (self._batches + 1))
         if self._clip_norm:
             norm = torch.linalg.vector_norm(norms(gradients))
             torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1))

@@ -2,7 +2,7 @@
 
 import math
 
-from common.engines.torch import pooling
+from common.engines.torch import joint_batch_norm, pooling
 from common.engines.torch.runtime import torch
 
 F = torch.nn.functional
@@ -70,7 +70,12 @@ class BatchNorm(torch.nn.Module):
 
     The variance that goes into `moving_var` is the biased one, as with MXNet on a CPU; PyTorch,
     and MXNet with cuDNN, take the unbiased one.
+
+    Attributes:
+        is_joint: whether training normalises by the batch of all processes together.
     """
+
+    is_joint = False
 
     def __init__(self, attrs, relu=False):
         super().__init__()
@@ -97,19 +102,25 @@ class BatchNorm(torch.nn.Module):
         return y if self.axis == 1 else y.transpose(1, self.axis)
 
     def _normalise_batch(self, x, gamma, beta, mean, var):
+        if self.is_joint:
+            y, batch_mean, batch_var = joint_batch_norm.normalise(x, gamma, beta, self.eps)
+            self._move(mean, var, batch_mean, batch_var)
+            return y
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = torch.batch_norm(
             x, gamma, beta, batch_mean, batch_var, True, 1.0, self.eps, torch.backends.cudnn.enabled
         )
         count = x.numel() // x.shape[1]
-        share = 1 - self.momentum
-        with torch.no_grad():
-            mean.mul_(self.momentum).add_(batch_mean, alpha=share)
-            if count > 1:
-                var.mul_(self.momentum).add_(batch_var, alpha=share * (count - 1) / count)
-            else:  # the unbiased variance of one number is not a number
-                var.mul_(self.momentum)
+        if count == 1:  # the unbiased variance of one number is not a number
+            batch_var.zero_()
+        self._move(mean, var, batch_mean, batch_var, (count - 1) / count)
         return y
+
+    @torch.no_grad()
+    def _move(self, mean, var, batch_mean, batch_var, bias=1.0):
+        share = 1 - self.momentum
+        mean.mul_(self.momentum).add_(batch_mean, alpha=share)
+        var.mul_(self.momentum).add_(batch_var, alpha=share * bias)
 
 
 def _layer_norm(attrs):

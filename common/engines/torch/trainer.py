@@ -1,14 +1,12 @@
 """A network on its devices: one batch forward, backward and into the weights."""
 
-import numpy as np
-
 from common.base.files import UserError
 from common.engines import TrainerState, momentum
 from common.engines.torch import compilation, initial_weights, operators
 from common.engines.torch.gradients import Gradients
 from common.engines.torch.moving_average import MovingAverage
 from common.engines.torch.optimizers import Optimizer, to_numpy
-from common.engines.torch.replicas import Replicas
+from common.engines.torch.replica import Replica
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import infer_shapes
 from common.networks import edits
@@ -26,7 +24,7 @@ class Trainer:
         Args:
             network: in float32, as it is saved; parameters that it lacks (a new head's) are drawn
                 at random.
-            devices: `torch.device`s, which each batch is split over.
+            devices: `torch.device`s: each is that of a process.
             options: `common.engines.TrainerOptions`.
             workers: `common.engines.torch.workers.Workers`.
 
@@ -36,19 +34,23 @@ class Trainer:
         if options.compression:
             kind = options.compression["type"]
             raise UserError(f"--gc-type {kind}: --engine torch sends whole gradients; leave it out")
-        self._options, self._workers, self._devices = options, workers, devices
+        if workers.size > 1 and options.optimizer == "sgld":
+            raise UserError("--optimizer sgld: each process draws other noise; use one device")
+        self._options, self._workers = options, workers
         self._seed(0)
         graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
         attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
-        module = _build(network, devices[0], options, attributes)
+        module = _build(network, workers.device, options, attributes)
         self._weights = module.params
-        self._replicas = Replicas(module, devices)
+        self._replica = Replica(module, workers, options.sync_batch_norm)
         self._loss_settings = {**module.loss_settings}
         self._loss_settings["grad_scale"] *= options.loss_scale
         if options.logit_adjustment is not None:
             adjustment = torch.tensor(options.logit_adjustment, dtype=torch.float32)
-            self._loss_settings["logit_adjustment"] = adjustment.to(devices[0])
-        scale = 1 / (options.batch_size * options.loss_scale)
+            self._loss_settings["logit_adjustment"] = adjustment.to(workers.device)
+        images = options.batch_size * workers.num_machines
+        # Of the means of all processes' gradients.
+        scale = workers.size / (images * options.loss_scale)
         self._gradients = Gradients(scale, options.clip_norm)
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
         self._optimizer = Optimizer(
@@ -81,41 +83,41 @@ class Trainer:
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
-        probabilities, gradients = self._replicas.forward_backward(batch, **self._loss_settings)
+        probabilities, gradients = self._replica.forward_backward(batch, **self._loss_settings)
         read = _start_reading(probabilities)
-        self._gradients.add(gradients)
-        if learning_rate is not None:
-            self._update(learning_rate)
+        if learning_rate is None:
+            self._gradients.keep(gradients)
+        else:
+            self._update(self._gradients.complete(gradients), learning_rate)
         return read
 
-    def _update(self, learning_rate):
+    def _update(self, gradients, learning_rate):
         factor = 1.0
         if self._options.correct_momentum:
             factor = momentum.rate_ratio(self._rate, learning_rate)
-        self._optimizer.update(self._gradients.take(), learning_rate, factor)
-        self._replicas.spread()
+        self._optimizer.update(gradients, learning_rate, factor)
         self._rate = learning_rate
         if self._average is not None:
             self._average.update(self._weights)
 
     def evaluate(self, batch):
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""
-        return _start_reading(self._replicas.forward(batch))()
+        return _start_reading(self._replica.forward(batch))()
 
     def synchronize(self):
         """Wait until everything queued is computed."""
-        for device in self._devices:
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            elif device.type == "mps":
-                torch.mps.synchronize()
+        device = self._workers.device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        elif device.type == "mps":
+            torch.mps.synchronize()
 
     def state(self):
-        """Return a copy of the present state, a `TrainerState`."""
+        """Return a copy of the present state, a `TrainerState`; call it in every worker."""
         average = self._average
         return TrainerState(
             _to_numpy(self._weights),
-            _to_numpy(self._replicas.statistics()),
+            _to_numpy(self._replica.statistics()),
             self._optimizer.state(),
             None if average is None else _to_numpy(average.weights),
         )
@@ -127,7 +129,7 @@ class Trainer:
 
     def checkpoint_bytes(self):
         """Return the sizes of a checkpoint's parameters, optimizer state and moving average."""
-        arrays = [*self._weights.values(), *self._replicas.statistics().values()]
+        arrays = [*self._weights.values(), *self._replica.statistics().values()]
         averages = () if self._average is None else self._average.weights.values()
         return (
             sum(array.nbytes for array in arrays),
@@ -150,7 +152,6 @@ class Trainer:
             UserError: it is of another optimizer or another network.
         """
         self._optimizer.restore(saved)
-        self._replicas.spread()
 
 
 def _build(network, device, options, attributes):
@@ -172,23 +173,20 @@ def _build(network, device, options, attributes):
     return module
 
 
-def _start_reading(parts):
-    """Start to copy the parts of an array from their devices.
+def _start_reading(array):
+    """Start to copy an array from its device.
 
     Returns:
-        a function that waits for them, but not for what is computed later, and returns the array.
+        a function that waits for it, but not for what is computed later, and returns the array.
     """
-    copies, events = [], []
-    for part in parts:
-        on_gpu = part.device.type == "cuda"
-        copies.append(part.to("cpu", non_blocking=on_gpu))
-        if on_gpu:
-            events.append(torch.cuda.current_stream(part.device).record_event())
+    on_gpu = array.device.type == "cuda"
+    copy = array.to("cpu", non_blocking=on_gpu)
+    event = torch.cuda.current_stream(array.device).record_event() if on_gpu else None
 
     def read():
-        for event in events:
+        if event is not None:
             event.synchronize()
-        return np.concatenate([copy.numpy() for copy in copies])
+        return copy.numpy()
 
     return read
 

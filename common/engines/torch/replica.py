@@ -1,0 +1,70 @@
+"""The network of one process: gradients and statistics are shared with the other processes."""
+
+from common.engines.torch.layers import BatchNorm
+from common.engines.torch.loss import loss_gradient
+from common.engines.torch.runtime import torch
+
+
+class Replica:
+    """A network on the device of this process; other processes have the same on theirs.
+
+    Each normalises its part of the batch and moves BatchNorm's statistics by it, as MXNet's devices
+    do. The statistics become their means over the processes when they are read.
+    """
+
+    def __init__(self, module, workers, sync_batch_norm=False):
+        """Share the gradients of a `GraphModule`, which is on the worker's device.
+
+        Args:
+            sync_batch_norm: whether BatchNorm normalises by the joint batch instead.
+        """
+        self._module, self._workers = module, workers
+        self._shared = workers.share_gradients(module)
+        self._is_averaged = True
+        for layer in module.modules():
+            if isinstance(layer, BatchNorm):
+                layer.is_joint = sync_batch_norm and workers.size > 1
+
+    def forward_backward(self, batch, **loss_settings):
+        """Compute the gradients of a batch, summed over its images.
+
+        Returns:
+            `(probabilities, gradients)`: of this process's part; of each parameter that requires
+            one, the mean over all processes.
+        """
+        self._is_averaged = False
+        self._module.train()
+        with self._workers.until_ended():
+            logits = self._shared(self._on_device(batch.images))
+            probabilities = torch.softmax(logits.detach(), 1)
+            truth = self._on_device(batch.targets)
+            logits.backward(loss_gradient(probabilities, truth, **loss_settings))
+        return probabilities, _take_gradients(self._module)
+
+    def forward(self, batch):
+        """Return the probabilities of this process's part of a batch."""
+        self.statistics()
+        self._module.eval()
+        with torch.inference_mode():
+            return torch.softmax(self._module(self._on_device(batch.images)), 1)
+
+    def _on_device(self, array):
+        return torch.as_tensor(array).to(self._workers.device, non_blocking=True)
+
+    @torch.no_grad()
+    def statistics(self):
+        """Return `{name: tensor}` of BatchNorm's statistics, after averaging them."""
+        if not self._is_averaged:
+            self._workers.average(list(self._module.stats.values()))
+            self._is_averaged = True
+        return self._module.stats
+
+
+def _take_gradients(module):
+    """Return the gradients of a module, and leave it without any."""
+    gradients = []
+    for param in module.params.values():
+        if param.requires_grad:
+            gradients.append(torch.zeros_like(param) if param.grad is None else param.grad)
+            param.grad = None
+    return gradients
