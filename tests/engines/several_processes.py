@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from common.base.files import UserError
+from common.base.script import run_script
 from common.data.loader import Batch
 from common.data.sampling import own_rows
 from common.engines.torch.devices import parse_devices
@@ -82,4 +83,4 @@ def main(out):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_script(lambda: main(*sys.argv[1:]))

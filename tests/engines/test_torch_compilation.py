@@ -25,12 +25,13 @@ needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ 
 def network():
     """As few layers as possible: the compiler takes seconds for each."""
     net = Builder()
-    x = net.add("Convolution", "conv0", net.variable("data"), kernel=(3, 3), num_filter=8)
+    x = net.add("_div_scalar", "scaled", net.variable("data"), scalar=255)
+    x = net.add("Convolution", "conv0", x, kernel=(3, 3), num_filter=8)
     x = net.add("Activation", "relu0", net.add("BatchNorm", "bn0", x), act_type="relu")
     x = net.add("Pooling", "pool0", x, global_pool=True, pool_type="avg", kernel=(1, 1))
     head = net.add("FullyConnected", "fc1", net.add("Flatten", "flat", x), num_hidden=5)
     graph = net.graph(net.add("SoftmaxOutput", "softmax", head))
-    return with_random_weights(edits.take_raw_images(graph), 32, seed=1, variance=0.05)
+    return with_random_weights(edits.take_raw_images(graph), 32, seed=1, variance=1)
 
 
 @pytest.fixture(autouse=True)
