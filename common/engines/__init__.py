@@ -20,8 +20,11 @@ framework, and it knows nothing of flags, records or checkpoints.
     quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
     print_summary(graph, image_shape)        the layers as a table; MXNet only
     draw(graph, image_shape) -> str          the layers in the language of Graphviz; MXNet only
+    timm_config(name) -> dict                what timm knows of a network; PyTorch only
+    export_onnx(path, network, image_shape)  a network of timm as ONNX; PyTorch only
 
-A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
+A `Network` is plain data (`common.networks`), and so is a `TimmNetwork`, which only PyTorch trains
+and predicts with; batches are `common.data.loader.Batch`es, labels and
 probabilities numpy arrays: files never depend on the engine that wrote them.
 
     Workers:    rank   size   is_async   agree(value) -> the first worker's
@@ -38,6 +41,8 @@ import importlib
 import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence
+
+from common.base.files import UserError
 
 ENGINES = ("mxnet", "torch")  # in the order of preference
 
@@ -62,6 +67,12 @@ def load(name="auto"):
     if name == "auto":
         name = next(iter(installed()), ENGINES[0])
     return importlib.import_module(f"common.engines.{name}")
+
+
+def require_engine_of_timm(engine, name):
+    """Raise `UserError` unless an engine computes networks of timm; `name` is such a network's."""
+    if not hasattr(engine, "timm_config"):
+        raise UserError(f"{name}: this network of timm needs --engine torch")
 
 
 def installed():

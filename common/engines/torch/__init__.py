@@ -5,6 +5,7 @@ from common.engines.torch.memory import allocate
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.predictor import Predictor
 from common.engines.torch.shapes import infer_shapes
+from common.engines.torch.timm_networks import export_onnx, timm_config
 from common.engines.torch.trainer import Trainer
 from common.engines.torch.workers import Workers
 from common.networks.graph import MXNET_VERSION as SYMBOL_VERSION
@@ -20,9 +21,11 @@ __all__ = [
     "allocate",
     "check",
     "describe",
+    "export_onnx",
     "infer_shapes",
     "memory_in_use",
     "optimizers",
     "parse_devices",
+    "timm_config",
     "versions",
 ]

@@ -4,13 +4,11 @@ import numpy as np
 
 from common.base.files import UserError
 from common.engines import TrainerState, momentum
-from common.engines.torch import initial_weights, operators
+from common.engines.torch.modules import build_module
 from common.engines.torch.moving_average import MovingAverage
 from common.engines.torch.optimizers import Optimizer, to_numpy
 from common.engines.torch.replicas import Replicas
 from common.engines.torch.runtime import torch
-from common.engines.torch.shapes import infer_shapes
-from common.networks import edits
 
 
 class Trainer:
@@ -37,9 +35,7 @@ class Trainer:
             raise UserError(f"--gc-type {kind}: --engine torch sends whole gradients; leave it out")
         self._options, self._workers, self._devices = options, workers, devices
         self._seed(0)
-        graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
-        attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
-        module = _build(network, devices[0], options, attributes)
+        module, attributes = build_module(network, devices[0], options)
         self._weights = module.params
         self._replicas = Replicas(module, devices)
         self._loss_settings = {**module.loss_settings}
@@ -139,23 +135,6 @@ class Trainer:
         """
         self._optimizer.restore(saved)
         self._replicas.spread()
-
-
-def _build(network, device, options, attributes):
-    """Return the `GraphModule` of a network, whose trainable weights require gradients."""
-    module = operators.build(network, options.dtype, device, channels_last=True)
-    if module.missing:
-        shapes = infer_shapes(network.graph, options.image_shape)
-        generator = torch.Generator().manual_seed(options.seed)
-        for name in [*module.missing]:
-            array = initial_weights.draw(name, shapes[name], attributes[name], generator)
-            module.set(name, operators.as_tensor(array.numpy(), device, channels_last=True))
-    fixed = edits.fixed_gammas(network.graph)
-    for name, weight in module.params.items():
-        weight.requires_grad_(name not in fixed and name not in options.frozen)
-        if name in fixed:
-            torch.nn.init.ones_(weight)
-    return module
 
 
 def _start_reading(parts):
