@@ -59,7 +59,7 @@ def fetch_network(name, find_config=None, model_dir=MODEL_DIR):
     Raises:
         UserError: they could not be fetched; the message says what to place where by hand.
     """
-    if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", name):
+    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name):
         raise UserError(f"{HUB}{name}: not a name such as {HUB}convnext_tiny.in12k")
     if "/" not in name and "." not in name and find_config is not None:
         name = f"{name}.{find_config(name)['pretrained_cfg']['tag']}"

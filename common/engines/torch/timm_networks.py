@@ -163,14 +163,23 @@ def build_to_train(network, device, options):
             f"--freeze: timm's {network.architecture} has no parameter {min(unknown)}; its names"
             f" begin with {', '.join(dict.fromkeys(n.split('.')[0] for n in module.params))}"
         )
-    never = getattr(module.model, "no_weight_decay", set)()
+    decaying = _decaying(module.model)
     attributes = {}
     for name, weight in module.params.items():
         weight.requires_grad_(name not in options.frozen)
-        decays = weight.ndim > 1 and not name.endswith(".bias") and name not in never
         factor = options.learning_rate_factors.get(name, 1.0)
-        attributes[name] = {"__wd_mult__": str(int(decays)), "__lr_mult__": str(factor)}
+        decay = int(id(weight) in decaying)
+        attributes[name] = {"__wd_mult__": str(decay), "__lr_mult__": str(factor)}
     return module, attributes
+
+
+def _decaying(model):
+    """Return the ids of the parameters that weight decay counts for."""
+    from timm.optim import param_groups_weight_decay
+
+    never = getattr(model, "no_weight_decay", set)()
+    groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=never)
+    return {id(param) for group in groups if group["weight_decay"] for param in group["params"]}
 
 
 def build_to_predict(network, device, data_shape, dtype):
