@@ -23,9 +23,9 @@ framework, and it knows nothing of flags, records or checkpoints.
     timm_config(name) -> dict                what timm knows of a network; PyTorch only
     export_onnx(path, network, image_shape)  a network of timm as ONNX; PyTorch only
 
-A `Network` is plain data (`common.networks`), and so is a `TimmNetwork`, which only PyTorch trains
-and predicts with; batches are `common.data.loader.Batch`es, labels and
-probabilities numpy arrays: files never depend on the engine that wrote them.
+A `Network` is plain data (`common.networks`), and so is a `TimmNetwork`, which only PyTorch
+computes; batches are `common.data.loader.Batch`es, labels and probabilities numpy arrays: files
+never depend on the engine that wrote them.
 
     Workers:    rank   size   is_async   agree(value) -> the first worker's
     Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch

@@ -277,6 +277,28 @@ def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_p
         np.testing.assert_allclose(exported, expected[:count], atol=1e-5)
 
 
+def test_a_second_stage_begins_with_a_checkpoint_at_a_higher_resolution(main, sample, tmp_path):
+    first = str(tmp_path / "first")
+    before = network_of(timms_module("test_vit"), "test_vit")
+    checkpoint.save(first, 3, before)
+    flags = (
+        *("--engine", "torch", "--gpus", "cpu", "--data-dir", sample, "--image-shape", "3,96,96"),
+        *("--batch-size", 16, "--num-epochs", 1, "--lr", 1e-9, "--model-prefix"),
+    )
+    main("fine-tune.py", "--pretrained-model", first, *flags, tmp_path / "second")
+    after = checkpoint.load(str(tmp_path / "second"), 1)
+    sizes = [network.params["pos_embed"].shape[1] for network in (before, after)]
+    assert sizes == [1 + 4 * 4, 1 + 6 * 6]
+    np.testing.assert_allclose(
+        after.params["blocks.0.attn.qkv.weight"],
+        before.params["blocks.0.attn.qkv.weight"],
+        atol=1e-6,
+    )
+    main("fine-tune.py", "--pretrained-model", first, "--from-scratch", *flags, tmp_path / "random")
+    random = checkpoint.load(str(tmp_path / "random"), 1)
+    assert abs(random.params[layer] - after.params[layer]).max() > 1e-3
+
+
 def test_timm_loads_a_checkpoint_as_a_network_of_its_hub(tmp_path):
     model = timms_module("test_vit")
     trained = network_of(model, "test_vit").for_images(SHAPE)
