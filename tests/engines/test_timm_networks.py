@@ -1,7 +1,6 @@
 """Networks of timm on the PyTorch engine, compared with timm's own modules."""
 
 import argparse
-import importlib.util
 import json
 import os
 import runpy
@@ -12,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 
-if not all(importlib.util.find_spec(name) for name in ("torch", "timm")):
-    pytest.skip("takes PyTorch and timm", allow_module_level=True)
-
-import timm
+try:
+    import timm
+except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another PyTorch
+    pytest.skip(f"takes PyTorch and timm ({error})", allow_module_level=True)
 
 from common import engines
 from common.base.files import UserError
@@ -191,6 +190,15 @@ def test_labels_are_smoothed():
     np.testing.assert_allclose(trainer.state().params["head.fc.bias"], updated, atol=1e-6)
 
 
+def test_training_in_bfloat16_keeps_weights_in_float32():
+    trainer = trainer_of(network_of(timms_module("test_vit"), "test_vit"), dtype="bfloat16")
+    before = trainer.state().params
+    assert np.isfinite(trainer.step(batch_of(), 0.1)()).all()
+    after = trainer.state().params
+    assert {array.dtype for array in after.values()} == {np.dtype(np.float32)}
+    assert not np.array_equal(before["head.weight"], after["head.weight"])
+
+
 def test_two_devices_make_the_update_of_one():
     network = network_of(timms_module("test_vit"), "test_vit")
     states = []
@@ -246,23 +254,39 @@ def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_p
             *("fine-tune.py", "--engine", "torch", "--gpus", "cpu", "--data-dir", sample),
             *("--pretrained-model", weights, "--architecture", name, "--num-epochs", epochs),
             *("--image-shape", f"3,{SIDE},{SIDE}", "--batch-size", 16, "--mom", 0.9, "--lr", 0.02),
-            *("--dropout", 0.2, "--data-nthreads", 1, "--model-prefix", tmp_path / prefix, *flags),
+            *(
+                "--dropout",
+                0.2,
+                "--ema",
+                0.9,
+                "--data-nthreads",
+                1,
+                "--model-prefix",
+                tmp_path / prefix,
+                *flags,
+            ),
         )
 
     train("whole", 2)
     train("parts", 1)
     train("parts", 2, "--resume")
     trained = checkpoint.load(str(tmp_path / "whole"), 2)
-    resumed = checkpoint.load(str(tmp_path / "parts"), 2)
     assert trained.num_classes == CLASSES
-    for key, array in {**trained.params, **trained.stats}.items():
-        np.testing.assert_array_equal(array, {**resumed.params, **resumed.stats}[key])
+    for ending in ("", "-ema"):
+        network = checkpoint.load(str(tmp_path / f"whole{ending}"), 2)
+        resumed = checkpoint.load(str(tmp_path / f"parts{ending}"), 2)
+        for key, array in {**network.params, **network.stats}.items():
+            np.testing.assert_array_equal(array, {**resumed.params, **resumed.stats}[key])
 
     flags = ("--engine", "torch", "--data-dir", sample, "--model-prefix", tmp_path / "whole")
     main("sub.py", "1,2", "cpu", *flags, "--set", "val", "--output", tmp_path / "val.csv")
     assert (tmp_path / "report-val.html").exists()
-    main("sub.py", 2, "cpu", *flags, "--output", tmp_path / "test.csv", "--crops", 2)
+    kept = ("--crops", 2, "--save-probs", tmp_path / "test.npz")
+    main("sub.py", 2, "cpu", *flags, "--output", tmp_path / "test.csv", *kept)
     assert len((tmp_path / "test.csv").read_text().splitlines()) == 1 + 25
+    merged = ("--output", tmp_path / "merged.csv", "--data-dir", sample)
+    main("sub.py", "--merge", tmp_path / "test.npz", *merged)
+    assert (tmp_path / "merged.csv").read_text() == (tmp_path / "test.csv").read_text()
 
     path = timm_files.weights_path(str(tmp_path / "whole"), 2)
     size = {"img_size": SIDE} if trained.pretrained_cfg["fixed_input_size"] else {}
@@ -356,6 +380,16 @@ def test_an_unknown_name_has_close_ones():
         timm_networks.timm_config("convnext_tiny.of_nobody")
     config = timm_networks.timm_config("convnext_tiny.in12k")
     assert config["pretrained_cfg"]["tag"] == "in12k"
+
+
+def test_without_timm_one_line_says_what_to_install(stand_in, tmp_path, monkeypatch):
+    stand_in("timm", "raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm")
+    with pytest.raises(
+        UserError, match=r"\(operator torchvision::nms .*\): pip install timm, with"
+    ):
+        timm_networks.timm_config("convnext_tiny")
 
 
 def test_int8_is_refused(tmp_path):

@@ -42,8 +42,11 @@ def timm_config(name):
 def _import():
     try:
         import timm
-    except ImportError:
-        raise UserError("networks of timm need the package timm: pip install timm") from None
+    except (ImportError, RuntimeError) as error:  # a torchvision of another PyTorch
+        raise UserError(
+            f"networks of timm need the package timm ({reason_of(error)}): pip install timm, with"
+            " the torchvision that belongs to this PyTorch"
+        ) from None
     logging.getLogger("timm").setLevel(logging.WARNING)  # it reports each step of its own
     return timm
 
