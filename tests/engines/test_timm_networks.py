@@ -286,7 +286,11 @@ def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_p
     assert len((tmp_path / "test.csv").read_text().splitlines()) == 1 + 25
     merged = ("--output", tmp_path / "merged.csv", "--data-dir", sample)
     main("sub.py", "--merge", tmp_path / "test.npz", *merged)
-    assert (tmp_path / "merged.csv").read_text() == (tmp_path / "test.csv").read_text()
+    best = [  # kept probabilities have three digits, so that later places may differ
+        [row.split()[0] for row in (tmp_path / f"{kind}.csv").read_text().splitlines()]
+        for kind in ("test", "merged")
+    ]
+    assert best[0] == best[1]
 
     path = timm_files.weights_path(str(tmp_path / "whole"), 2)
     size = {"img_size": SIDE} if trained.pretrained_cfg["fixed_input_size"] else {}
