@@ -5,11 +5,14 @@ named and mean what they do in the `config.json` of timm's repositories on the H
 """
 
 import dataclasses
+import re
 
 from common.networks import edits
 
 # The last part of the names of BatchNorm's statistics.
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# Arguments of `create_model` that would have it read other files.
+_LOADING = ("checkpoint_path", "pretrained_cfg_overlay", "cache_dir")
 # Of a `pretrained_cfg`: where somebody's weights are, and what their classes are called.
 _SOURCES = ("url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load")
 _LABELS = ("label_offset", "label_names", "label_descriptions")
@@ -44,18 +47,24 @@ class TimmNetwork:
         """Return the network of a `config.json` of timm, as a dict, and `{name: array}`.
 
         Raises:
-            KeyError, TypeError, AttributeError: it is not such a dict.
+            ValueError, KeyError, TypeError, AttributeError: it is not such a dict, or names other
+                files.
         """
+        architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
+        if not re.fullmatch(r"\w+", architecture):
+            raise ValueError(f"{architecture[:50]} is not an architecture")
+        if not arguments.keys().isdisjoint(_LOADING):
+            raise ValueError("its arguments name other files")
         cfg = {key: value for key, value in config["pretrained_cfg"].items() if key not in _SOURCES}
         cfg["num_classes"] = int(config.get("num_classes", cfg.get("num_classes", 1000)))
         names = {name: name.rpartition(".")[2] in _STATISTICS for name in arrays}
         return cls(
-            str(config["architecture"]),
+            architecture,
             cfg["num_classes"],
             cfg,
             {name: arrays[name] for name, is_statistic in names.items() if not is_statistic},
             {name: arrays[name] for name, is_statistic in names.items() if is_statistic},
-            dict(config.get("model_args") or {}),
+            arguments,
         )
 
     def config(self):

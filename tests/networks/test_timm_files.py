@@ -112,6 +112,22 @@ def test_a_damaged_configuration_is_one_line(saved, text):
         checkpoint.load(saved, 1)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": "hf-hub:somebody/network"},
+        {"architecture": "local-dir:/tmp"},
+        {"architecture": 3},
+        {"model_args": {"checkpoint_path": "other.pth"}},
+    ],
+)
+def test_a_configuration_that_would_load_something_else_is_refused(saved, changes):
+    with open(timm_files.config_path(saved), "w", encoding="utf-8") as stream:
+        json.dump({**CONFIG, **changes}, stream)
+    with pytest.raises(UserError, match=r"net-timm\.json: is not the configuration of a network"):
+        checkpoint.load(saved, 1)
+
+
 def test_an_epoch_that_is_not_there_names_those_that_are(saved):
     with pytest.raises(UserError, match=r"net-0007\.safetensors: not found; .*there: 1, 2"):
         checkpoint.load(saved, 7)

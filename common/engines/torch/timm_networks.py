@@ -119,7 +119,7 @@ def build(network, image_shape, device="cpu", dtype="float32"):
         cfg = network.pretrained_cfg
         module = TimmModule(model, cfg["mean"], cfg["std"], dtype, network.label_smoothing)
         with torch.no_grad():
-            shape = tuple(module.eval()(torch.zeros(1, *image_shape)).shape)
+            shape = tuple(model.eval()(torch.zeros(1, *image_shape)).shape)
     except _MISFITS as error:
         what = f"timm's {network.architecture} for images of {image_shape[1]}x{image_shape[2]}"
         raise UserError(f"{what}: {reason_of(error)}; check the weights and the size") from None
