@@ -51,6 +51,7 @@ class TimmNetwork:
                 files.
         """
         architecture, arguments = config["architecture"], dict(config.get("model_args") or {})
+        arguments.pop("num_classes", None)  # which newer timm repeats here
         if not re.fullmatch(r"\w+", architecture):
             raise ValueError(f"{architecture[:50]} is not an architecture")
         if not arguments.keys().isdisjoint(_LOADING):

@@ -24,7 +24,7 @@ from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
 from common.evaluation.ensemble import load_predictor
-from common.networks import Network, checkpoint, timm_files
+from common.networks import Network, checkpoint, timm_files, timm_pretrained
 from common.networks.resnet import build_resnet
 from common.networks.timm_catalogue import TIMM_CATALOGUE
 from common.networks.timm_network import TimmNetwork
@@ -322,6 +322,17 @@ def test_a_second_stage_begins_with_a_checkpoint_at_a_higher_resolution(main, sa
     main("fine-tune.py", "--pretrained-model", first, "--from-scratch", *flags, tmp_path / "random")
     random = checkpoint.load(str(tmp_path / "random"), 1)
     assert abs(random.params[layer] - after.params[layer]).max() > 1e-3
+
+
+def test_what_timm_saves_for_its_hub_is_a_pretrained_network(tmp_path):
+    model = timms_module("test_vit")
+    timm.models.save_for_hf(model, tmp_path / "test_vit.mine", safe_serialization=True)
+    network = timm_pretrained.load_pretrained(
+        "timm:test_vit.mine", timm_networks.timm_config, model_dir=str(tmp_path)
+    )
+    assert network.num_classes == CLASSES
+    expected = softmax(model(normalised(model, images())))
+    np.testing.assert_allclose(predict(network, images()), expected, atol=1e-5)
 
 
 def test_timm_loads_a_checkpoint_as_a_network_of_its_hub(tmp_path):
