@@ -13,30 +13,31 @@ after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFI
 network of timm: MODEL-PREFIX-N.safetensors in place of .params, -timm.json of -symbol.json.
 """
 
-from common.base.script import run_script, start_log, stop_while_importing
+from common.base.script import run_script, stop_while_importing
 
 stop_while_importing()
 
 import logging
 import math
 
-from common import engines
 from common.base.files import UserError
 from common.base.help import HelpFormatter, Parser, number, whole
 from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
+from common.engines import require_engine_of_timm
+from common.engines.choice import choose
 from common.networks import Network, checkpoint, edits, pretrained, timm_pretrained, torch_networks
-from common.training import batches, checks, fit, flags, preview
+from common.training import batches, checks, fit, flags, log_lines, preview, recipes
 
 
 def main():
     args = parse_args()
-    engine = engines.load(args.engine)
-    devices = engine.parse_devices(args.gpus)
+    chosen = choose(args.engine, args.gpus, args.dtype, "train", compiled=args.compile)
+    engine, devices, _ = chosen
     workers = engine.Workers(args.kv_store, devices)
-    start_log(workers.rank)
+    log_lines.start(args, workers.rank)
+    recipes.report(args)
     flags.check_flags(args, engine)
-    engine.check(args.dtype, devices)
 
     data = batches.open_batches(args, workers.rank, workers.size, engine.allocate)
     try:
@@ -45,14 +46,16 @@ def main():
         if args.test_io:
             return preview.measure_reading(data.train)
         checks.check_batch_size(args, devices)
+        checks.check_patience(args, data, workers)
         with fit.only_run(args, workers):
-            return fine_tune(args, engine, data, devices, workers)
+            return fine_tune(args, chosen, data, workers)
     finally:
         data.close()
 
 
-def fine_tune(args, engine, data, devices, workers):
-    """Train the pretrained network, or resume from a checkpoint."""
+def fine_tune(args, chosen, data, workers):
+    """Train the pretrained network, or resume from a checkpoint, with the engine of `choose`."""
+    engine, devices, reason = chosen
     begin_epoch = fit.first_epoch(args, workers)
     classes = None
     if not args.dry_run and not workers.rank:
@@ -68,6 +71,7 @@ def fine_tune(args, engine, data, devices, workers):
     untrained = () if begin_epoch else ("" if args.from_scratch else network.head,)
     checks.check_params(network, engine, data.train.image_shape, untrained, source)
     checks.check_num_classes(network, data.num_classes)
+    logging.info("engine: %s, %s", engine.NAME, reason)
     run = fit.Run(args, engine, network, data, devices, workers, begin_epoch, classes)
     if args.dry_run:
         run.report_needs()
@@ -79,7 +83,7 @@ def load_checkpoint(args, engine, data, epoch):
     """Return the network of a checkpoint of this run."""
     network = checkpoint.load(args.model_prefix, epoch)
     if checkpoint.is_timm(args.model_prefix, epoch):
-        engines.require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
+        require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
         return network.for_images(data.train.image_shape)
     network.head, _ = edits.find_head(network.graph)
     return network.with_graph(edits.take_raw_images(network.graph))
@@ -109,7 +113,7 @@ def swap_pretrained_head(args, engine, data):
 def swap_timm_head(args, engine, data):
     """Return the pretrained network of timm with a new head."""
     checks.check_timm_flags(args)
-    engines.require_engine_of_timm(engine, args.pretrained_model)
+    require_engine_of_timm(engine, args.pretrained_model)
     network = timm_pretrained.load_pretrained(
         args.pretrained_model, engine.timm_config, args.architecture, args.pretrained_epoch
     )
@@ -173,7 +177,7 @@ def parse_args():
     flags.add_fit_args(parser)
     add_data_args(parser)
     add_data_aug_args(parser)
-    args = parser.parse_args()
+    args = recipes.parse_args(parser)
     if not 0 <= args.dropout < 1:
         raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")
     if not 0 <= args.head_lr_mult < math.inf:

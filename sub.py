@@ -18,7 +18,7 @@ beside the CSV NAME.csv. With --images predictions.csv (file, names, probabiliti
 report-predictions.html: what cannot be read is left out, and the status is 1.
 """
 
-from common.base.script import run_script, stop_while_importing
+from common.base.script import be_quiet, run_script, stop_while_importing
 
 stop_while_importing()
 
@@ -43,8 +43,11 @@ from common.data.image_set import (
     open_records,
     train_labels,
 )
+from common.engines import add_engine_arg
+from common.engines.choice import choose
 from common.evaluation import named_photographs, submission
 from common.evaluation.ensemble import fingerprint, load_predictor
+from common.evaluation.report import write_report
 from common.evaluation.scores import format_scores, score
 from common.evaluation.views import add_view_args, complete_view_args, load_views
 from common.networks import checkpoint
@@ -56,6 +59,8 @@ MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 def main():
     args = parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
+    if args.quiet:
+        be_quiet()
     status = 0
     if args.merge:
         merge(args)
@@ -110,8 +115,9 @@ def parse_args():
     add("--weights", metavar="W,W,…", help="of the networks or merged files (default: equal)")
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
+    add("--quiet", action="store_true", help="print warnings and errors alone, and no bar")
     add_challenge_args(parser)
-    engines.add_engine_arg(add_view_args(parser))
+    add_engine_arg(add_view_args(parser))
     args = parser.parse_args()
     if args.merge and args.epoch:
         parser.error("--merge averages files, and takes no EPOCH and GPU")
@@ -150,9 +156,9 @@ def complete_args(args):
     complete_view_args(args, prefixes)
     if args.export_onnx:
         return
-    args.engine = engines.load(args.engine)
-    args.devices = args.engine.parse_devices(args.gpu or "cpu", "GPU")
-    args.engine.check(args.dtype, args.devices)
+    args.engine, args.devices, args.why = choose(
+        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", args.compile
+    )
 
 
 def numbers(flag, text, kind):
@@ -264,8 +270,6 @@ def finish(args, predictions, categories, images=None):
     print(f"{args.output}: {len(predictions.ids)} images")
     if args.set == "test":
         return
-    from common.evaluation.report import write_report  # here: matplotlib alone takes half a second
-
     unknown = len(predictions.ids)
     predictions = predictions.with_truth()
     unknown -= len(predictions.ids)

@@ -30,6 +30,7 @@ BATCH_SIZE, SIZE = 48, 320
 TORCH_READERS = {"PyTorch's `DataLoader`, PIL": "pil", "PyTorch's `DataLoader`, OpenCV": "cv2"}
 IMAGE_ITER, RECORD_ITER = "`mx.img.ImageIter`, which 2017 used", "`mx.io.ImageRecordIter`"
 DECODER = "`cv2.imdecode` alone"
+MIXED = ("--rand-augment", "2,9", "--mixup", "0.8", "--cutmix", "1")
 PEERS = {  # smallest ratio that is asked for in (training, validation)
     IMAGE_ITER: (5.5, 2.5),
     RECORD_ITER: (1.9, 1.7),
@@ -65,7 +66,23 @@ def main():
             asked = {peer: least[number] for peer, least in PEERS.items()}
             what = f"feeding, {preset}, {args.threads} threads"
             comparisons.append(compare(what, speeds, "ours", asked))
+        comparisons.append(compare_mixed(rec, args))
     write_result("feeding", {"comparisons": comparisons}, args.quick, versions)
+
+
+def compare_mixed(rec, args):
+    """Compare the loader that mixes and augments strongly with the plain one."""
+    plain, mixed = "the plain preset", "ours"
+    loaders = {
+        mixed: ours(rec, "training", args.threads, MIXED),
+        plain: ours(rec, "training", args.threads),
+    }
+    sides = {name: reader(loader) for name, loader in loaders.items()}
+    speeds = take_turns(sides, 1 if args.quick else args.rounds)
+    for loader in loaders.values():
+        loader.close()
+    what = f"feeding, RandAugment and mixup, {args.threads} threads"
+    return compare(what, speeds, mixed, {plain: 0.8})
 
 
 def make_records(folder, number=480):
@@ -88,15 +105,15 @@ def start_torch_readers(rec, folder, preset, threads):
     return start_torch_sides(wanted)
 
 
-def ours(rec, preset, threads):
+def ours(rec, preset, threads, flags=()):
     """Return the `Loader` that fine-tune.py reads with, training or validation."""
     parser = argparse.ArgumentParser()
     add_data_args(parser)
     add_data_aug_args(parser)
     args = parser.parse_args(
-        ["--data-train", rec, "--data-val", rec, "--data-nthreads", str(threads)]
+        ["--data-train", rec, "--data-val", rec, "--data-nthreads", str(threads), *flags]
     )
-    args.batch_size = BATCH_SIZE
+    args.batch_size, args.label_smoothing = BATCH_SIZE, 0.0
     data = batches.open_batches(args, allocate=engines.load().allocate)
     chosen, other = data.train, data.val
     if preset == "validation":

@@ -133,10 +133,14 @@ def find_weights():
     return weights[0]
 
 
-def call(*command):
+def call(*command, **environ):
     """Run Python with this command in the repository; return what it printed."""
     done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, capture_output=True, encoding="utf-8"
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, **environ},
+        capture_output=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise UserError(f"{' '.join(command)} failed:\n{done.stderr}")
@@ -162,14 +166,18 @@ def measure(variant, seed, folder, data_dir, network):
             output = os.path.join(folder, f"{image_set}-{variant}-{seed}-{name}.csv")
             places = ["--data-dir", data_dir, "--model-prefix", prefix, "--output", output]
             call("sub.py", epochs, "cpu", *places, "--set", image_set, *view_flags)
-            said = call(
-                "data/score_sample.py", output, os.path.join(data_dir, f"{image_set}-solution.csv")
-            )
-            right, count = re.match(r"top-1 error \S+ \((\d+) of (\d+) right\)", said).groups()
-            run[image_set] = {"right": int(right), "of": int(count)}
+            solution = os.path.join(data_dir, f"{image_set}-solution.csv")
+            run[image_set] = count_right(output, solution)
     for path in glob.glob(f"{glob.escape(prefix)}-*.params"):
         os.remove(path)
     return runs
+
+
+def count_right(submission, solution):
+    """Return how many photographs a submission names right, and of how many."""
+    said = call("data/score_sample.py", submission, solution)
+    right, count = re.match(r"top-1 error \S+ \((\d+) of (\d+) right\)", said).groups()
+    return {"right": int(right), "of": int(count)}
 
 
 def kill_half_way(command, prefix, seed):

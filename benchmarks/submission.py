@@ -141,10 +141,11 @@ def prepare(layers, prefix, images):
         with open(images % number, "wb") as stream:
             stream.write(encode(make_photograph(number)))
     graph = edits.take_raw_images(resnet.build_resnet(layers, CLASSES))
-    network = with_random_weights(graph, SIZE, seed=0, magnitude=1)
+    network = with_random_weights(graph, SIZE, seed=0, variance=0.3)
     checkpoint.save(prefix, 1, network)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
-    checkpoint.save(quantized_prefix(prefix, 1), 0, engines.load().quantize(network, pixels))
+    engine = engines.load()
+    checkpoint.save(quantized_prefix(engine, prefix, 1), 0, engine.quantize(network, pixels))
 
 
 def way_of_2017(prefix, images):
@@ -185,7 +186,7 @@ def way_of_today(prefix, images, dtype, one_batch):
     engine = engines.load()
     devices = engine.parse_devices("cpu")
     engine.check(dtype, devices)
-    saved = (quantized_prefix(prefix, 1), 0) if dtype == "int8" else (prefix, 1)
+    saved = (quantized_prefix(engine, prefix, 1), 0) if dtype == "int8" else (prefix, 1)
     networks = [checkpoint.load(*saved)]
     predictor = engine.Predictor(networks, [1], devices, BATCH_SIZE, (3, SIZE, SIZE), dtype)
     source = FileSource([images % number for number in range(BATCH_SIZE)])

@@ -5,8 +5,9 @@
     TORCH_PYTHON -m benchmarks.torch_peer feed --folder JPEGS --preset training --reader cv2
 
 The benchmarks start it; it then works for each line of its standard input (`benchmarks/sides.py`).
-PyTorch gets its best settings for a CPU: all cores, channels_last, autocast for bfloat16, and
-Inductor's frozen weights where the network is compiled for inference.
+PyTorch gets its best settings for a CPU: all cores, channels_last, autocast for bfloat16, freed
+memory that stays with the process, and Inductor's frozen weights where the network is compiled for
+inference.
 """
 
 import argparse
@@ -16,7 +17,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from benchmarks.sides import serve
-from tests.torch_reference import IMAGENET, ResNet
+from common.base.memory import keep_all_freed_memory
+from tests.torch_reference import IMAGENET, PreActivationResNet, ResNet
 
 DEPTHS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3), 152: (3, 8, 36, 3)}
 
@@ -31,12 +33,14 @@ def main():
     parser.add_argument("--classes", type=int, default=5089)
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--pre-activation", action="store_true", help="the zoo's network")
     parser.add_argument("--folder", help="of JPEGs")
     parser.add_argument("--preset", choices=["training", "validation"], default="training")
     parser.add_argument("--reader", choices=["pil", "cv2"], default="cv2")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.manual_seed(0)
+    keep_all_freed_memory()
     versions = {"PyTorch": torch.__version__}
     if args.work == "feed":
         work, version = make_feeder(args)
@@ -53,7 +57,8 @@ def main():
 def make_network(args):
     """Return a ResNet in the memory layout that is fastest on CPUs, and a batch of noise."""
     depths = DEPTHS[args.layers]
-    network = ResNet(depths, bottleneck=args.layers >= 50, num_classes=args.classes)
+    kind = PreActivationResNet if args.pre_activation else ResNet
+    network = kind(depths, bottleneck=args.layers >= 50, num_classes=args.classes)
     shape = (args.batch_size, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     return network.to(memory_format=torch.channels_last), images

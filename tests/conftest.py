@@ -1,7 +1,6 @@
-"""What several test files share: the scripts as a user calls them, and MXNet where there is one."""
+"""What several test files share: the scripts as a user calls them, and the engines there are."""
 
 import gc
-import importlib.util
 import os
 import resource
 import runpy
@@ -13,57 +12,126 @@ import textwrap
 
 import pytest
 
+from common import engines
 from common.base.files import UserError
+from common.base.processor import usable_cores
+from common.networks import checkpoint
+from common.networks.resnet import build_resnet
+from tests.many_runs import Scripts
+from tests.random_networks import with_random_weights
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # The servers of the tests are on this machine, where a proxy of the network does not look.
 os.environ.update(no_proxy="127.0.0.1,localhost", NO_PROXY="127.0.0.1,localhost")
+# The networks of the tests are small, and several tests run at once: each computes in one thread,
+# and so does what it starts. More threads would also sum in another order.
+os.environ["OMP_NUM_THREADS"] = "1"
 # A shell's background job ignores Ctrl-C, and what it starts inherits that: not so our scripts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-NO_MXNET = "MXNet is not installed"
+NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
+MISSING = {name: f"{NAMES[name]} is not installed" for name in engines.ENGINES}
 
 
 def pytest_addoption(parser):
     parser.addoption("--faults-seed", default="0", help="draws other moments and damages")
 
 
-def is_mxnet_installed():
-    return importlib.util.find_spec("mxnet") is not None
+def pytest_terminal_summary(terminalreporter):
+    """Print how many cases the fault tests tried, and how many the pipeline survived."""
+
+    def number(outcome):
+        reports = [
+            report
+            for report in terminalreporter.stats.get(outcome, [])
+            if report.when == "call" and "faults/" in report.nodeid
+        ]
+        return sum(dict(report.user_properties).get("cases", 1) for report in reports)
+
+    survived, failed = number("passed"), number("failed")
+    if survived + failed:
+        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers():
+    return usable_cores()
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_make_collect_report(collector):
-    """Skip a test file that imports MXNet, where MXNet is not installed."""
+    """Skip a test file that imports an engine which is not installed."""
     report = (yield).get_result()
     error = getattr(report.call, "excinfo", None)
-    if error is not None and error.errisinstance(UserError) and not is_mxnet_installed():
-        report.outcome = "skipped"
-        report.longrepr = (str(collector.path), 0, f"Skipped: {NO_MXNET}")
+    if error is None or not error.errisinstance(UserError):
+        return
+    passed = "".join(str(entry.path) for entry in error.traceback)
+    for name in set(engines.ENGINES) - set(engines.installed()):
+        if os.path.join("engines", name, "runtime.py") in passed:
+            report.outcome = "skipped"
+            report.longrepr = (str(collector.path), 0, f"Skipped: {MISSING[name]}")
+
+
+def require_engine(name):
+    """Skip a test where an engine is not installed."""
+    if name not in engines.installed():
+        pytest.skip(MISSING[name])
+
+
+def only(name):
+    """Mark a test that takes the fixture `engine`: it is of one engine alone."""
+    return pytest.mark.parametrize("engine", [name], indirect=True)
+
+
+@pytest.fixture(
+    scope="session",
+    params=engines.installed()
+    or [pytest.param("", marks=pytest.mark.skip(reason="no engine is installed"))],
+)
+def engine(request):
+    """The name of an engine, as `--engine` takes it: such a test runs with each that there is."""
+    require_engine(request.param)
+    return request.param
 
 
 @pytest.fixture(scope="session")
 def mx():
-    """MXNet, or the test is skipped: for a test that needs it in a file that does not."""
-    if not is_mxnet_installed():
-        pytest.skip(NO_MXNET)
+    """MXNet, or the test is skipped: for what is compared with MXNet itself."""
+    require_engine("mxnet")
     from common.engines.mxnet.runtime import mx
 
     return mx
 
 
-@pytest.fixture
-def script():
+def require_precision(engine, dtype):
+    """Skip a test where an engine does not compute in a precision on this CPU."""
+    loaded = engines.load(engine)
+    try:
+        loaded.check(dtype, loaded.parse_devices("cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def scripts(tmp_path_factory):
+    """Run a script in a fork of a process that has imported the engines: `many_runs.Scripts`."""
+    started = Scripts(tmp_path_factory.mktemp("scripts"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def script(scripts):
     """Call a script of the repository and return what it said: `script("mx_list.py", "--check")`.
 
-    stdout and stderr are text; `status` is the exit status that is expected.
+    A module is called by its name: `script("common.doctor")`. stdout and stderr are text; `status`
+    is the exit status that is expected. Tests of how Python starts call `run_python` instead.
     """
 
     def call(name, *arguments, status=0, cwd=ROOT):
-        command = [sys.executable, os.path.join(ROOT, name), *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=cwd)
-        assert done.returncode == status, done.stderr
+        done = scripts(cwd, name, *arguments, seconds=600, limit=resource.RLIM_INFINITY)
+        assert done.status == status, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
         return done
 
@@ -146,15 +214,9 @@ def sample(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_network(tmp_path_factory, mx):
+def tiny_network(tmp_path_factory):
     """The prefix of a zoo-shaped ResNet that is small enough to train in seconds."""
-    from common.networks import checkpoint
-    from common.networks.resnet import build_resnet
-    from tests.random_networks import with_random_weights
-
-    network = with_random_weights(
-        build_resnet(10, 9, width=8), 64, 7, rnd_type="gaussian", factor_type="in", magnitude=2
-    )
     prefix = str(tmp_path_factory.mktemp("zoo") / "resnet-10")
+    network = with_random_weights(build_resnet(10, 9, width=8), 64, seed=7, variance=2)
     checkpoint.save(prefix, 0, network)
     return prefix

@@ -1,4 +1,4 @@
-"""A challenge of 21 photographs and a network of two epochs for sub.py, and MXNet's own answer."""
+"""A challenge of 21 photographs and a network of two epochs for sub.py, and a peer's answer."""
 
 import csv
 import json
@@ -6,11 +6,14 @@ import os
 
 import cv2
 import numpy as np
+import pytest
 
+from common import engines
 from common.data.annotations import find_image
 from common.data.image import decode, eval_image
 from common.networks import checkpoint
 from common.networks.edits import take_raw_images
+from common.networks.export import export_onnx
 from common.networks.resnet import build_resnet
 from tests.random_networks import for_raw_images, with_random_weights
 
@@ -44,7 +47,7 @@ def save_network(prefix, epoch, num_classes=6, width=16):
     checkpoint.save(prefix, epoch, network)
 
 
-def make_folder(folder):
+def make_folder(folder, save=save_network):
     """Lay out 12 validation and 9 test photographs, half of them in test2017/, and 2 epochs."""
     val = [f"train_val_images/s/n/v{i}.jpg" for i in range(12)]
     test = [f"{'test2017/' if i % 2 else ''}t{i}.jpg" for i in range(9)]
@@ -56,7 +59,7 @@ def make_folder(folder):
     write_json(folder / "test2017.json", test, labelled=False)
     (folder / "train.lst").write_text("".join(f"{i}\t{min(i, 5)}.0\tx.jpg\n" for i in range(9)))
     for epoch in (1, 2):
-        save_network(str(folder / "net"), epoch)
+        save(str(folder / "net"), epoch)
     return folder
 
 
@@ -80,12 +83,27 @@ def pixels(folder, set_name):
     return np.array(images)
 
 
-def module_probabilities(prefix, epoch, images):
-    """What MXNet's own Module gives for images."""
+def peer_probabilities(prefix, epoch, images):
+    """What others give for images: MXNet's own Module, or ONNX Runtime where there is no MXNet."""
+    compute = compute_with_mxnet if "mxnet" in engines.installed() else compute_with_onnx_runtime
+    return compute(str(prefix), epoch, images.astype(np.float32))
+
+
+def compute_with_mxnet(prefix, epoch, images):
     from common.engines.mxnet.runtime import mx
 
-    symbol, arg_params, aux_params = mx.model.load_checkpoint(str(prefix), epoch)
+    symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, epoch)
     module = mx.mod.Module(symbol)
     module.bind([("data", images.shape)], [("softmax_label", images.shape[:1])], False)
     module.set_params(arg_params, aux_params)
-    return module.predict(mx.io.NDArrayIter(images.astype("f"), None, len(images))).asnumpy()
+    return module.predict(mx.io.NDArrayIter(images, None, len(images))).asnumpy()
+
+
+def compute_with_onnx_runtime(prefix, epoch, images):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    path = f"{prefix}-{epoch}.onnx"
+    export_onnx(path, checkpoint.load(prefix, epoch), images.shape[1:])
+    session = runtime.InferenceSession(path)
+    os.remove(path)
+    return session.run(None, {"data": images})[0]

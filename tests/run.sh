@@ -4,10 +4,12 @@
 #   sh tests/run.sh                 the linters and the suite: a few minutes
 #   sh tests/run.sh all             the slow tests too
 #   sh tests/run.sh tests/test_image.py -k crop     other arguments go to pytest
+#   sh tests/run.sh -n 0            one test at a time; without it, one for each core
 #   MXNET=1.5.0 sh tests/run.sh     with the Python code of mxnet-cu80, in .venv-1.5.0
-#   ENGINE=torch sh tests/run.sh    the tests of PyTorch beside MXNet, in .venv-torch
-#   MXNET=none sh tests/run.sh      without MXNet and with the newest Python, in .venv-none
-#   PYTHON=python3.13 MXNET=none sh tests/run.sh    with an interpreter of your choice
+#   ENGINE=torch sh tests/run.sh    with PyTorch alone and the newest Python, in .venv-torch-only
+#   ENGINE=both sh tests/run.sh     what compares PyTorch with MXNet, in .venv-torch, which has both
+#   MXNET=none sh tests/run.sh      without any engine and with the newest Python, in .venv-none
+#   PYTHON=python3.13 ENGINE=torch sh tests/run.sh    with an interpreter of your choice
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -20,19 +22,36 @@ newest_python() {
     done | sort -n -k 1,1 -k 2,2 -k 3,3 | tail -n 1 | cut -d ' ' -f 4-
 }
 
+# Take the newest Python, and these requirements, for an environment that setup.sh does not make.
+without_mxnet() {
+    export VENV=$1 # the shell scripts of the steps look there too
+    requirements=$2
+    interpreter=${PYTHON:-$(newest_python)}
+    if [ -z "$interpreter" ]; then
+        echo "tests/run.sh: no Python with its venv module is here; name one: PYTHON=python3.13" >&2
+        exit 2
+    fi
+}
+
+interpreter='' requirements='' pinned=''
 case ${ENGINE:-} in
 '') ;;
 torch)
+    pinned=torch==2.13.0
+    without_mxnet .venv-torch-only requirements/torch.txt
+    ;;
+both)
+    pinned=torch==2.13.0
     export VENV=.venv-torch
-    [ $# -gt 0 ] || set -- tests/engines
+    requirements=requirements/torch.txt
+    [ $# -gt 0 ] || set -- tests/engines tests/test_sub.py -k "engines or torch"
     ;;
 *)
-    echo "tests/run.sh: ENGINE=$ENGINE: not torch" >&2
+    echo "tests/run.sh: ENGINE=$ENGINE: not one of torch, both" >&2
     exit 2
     ;;
 esac
 
-interpreter='' # of an environment that setup.sh does not make
 case ${MXNET:-} in
 '') wheel='' ;;
 1.9.1) wheel=cpu ;;
@@ -40,14 +59,7 @@ case ${MXNET:-} in
     wheel=cpu-1.5
     export VENV=.venv-1.5.0 # the shell scripts of the steps look there too
     ;;
-none)
-    export VENV=.venv-none
-    interpreter=${PYTHON:-$(newest_python)}
-    if [ -z "$interpreter" ]; then
-        echo "tests/run.sh: no Python with its venv module is here; name one: PYTHON=python3.13" >&2
-        exit 2
-    fi
-    ;;
+none) without_mxnet .venv-none requirements/no-mxnet.txt ;;
 *)
     echo "tests/run.sh: MXNET=$MXNET: not one of 1.5.0, 1.9.1, none" >&2
     exit 2
@@ -60,18 +72,19 @@ wanted=$(cat requirements/dev.txt requirements/onnx.txt requirements/sample.txt 
 if [ -z "$interpreter" ]; then
     sh setup.sh $wheel
 else
-    wanted="$wanted $("$interpreter" --version) $(cksum <requirements/no-mxnet.txt)"
+    wanted="$wanted $("$interpreter" --version)"
 fi
+[ -z "$requirements" ] || wanted="$wanted $pinned $(cksum <"$requirements")"
 if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     echo "tests/run.sh: installing what the tests need"
     pip="env PIP_DISABLE_PIP_VERSION_CHECK=1 $venv/bin/python -m pip install --quiet"
     if [ -n "$interpreter" ]; then
         "$interpreter" -m venv --clear "$venv"
-        $pip -r requirements/no-mxnet.txt
+        $pip -r "$requirements" ${pinned:+"$pinned"}
     fi
     $pip -r requirements/dev.txt -r requirements/onnx.txt
-    if [ "$venv" = .venv-torch ]; then
-        $pip -r requirements/torch.txt -r requirements/common.txt torch==2.13.0
+    if [ "${ENGINE:-}" = both ]; then
+        $pip -r "$requirements" -r requirements/common.txt "$pinned"
     fi
     $pip --no-deps -r requirements/sample.txt -r requirements/test-photographs.txt
     echo "$wanted" >"$stamp"
@@ -85,4 +98,6 @@ all)
 esac
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-exec "$venv/bin/python" -m pytest "$@"
+# A worker for each core; `-n` among the arguments counts instead. A worker that is done takes tests
+# from the end of another's, so that neighbours, which share fixtures, mostly stay together.
+exec "$venv/bin/python" -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"

@@ -3,6 +3,7 @@
 import ast
 import glob
 import os
+import subprocess
 import sys
 
 import pytest
@@ -14,15 +15,16 @@ SCRIPTS = ["mx_list", "im2rec", "fine-tune", "sub"]
 # What each package may import beside itself, and the libraries that it may use.
 PACKAGES = {
     "base": (set(), {"tqdm"}),
+    "setup": ({"base"}, set()),
     "data": ({"base"}, {"numpy", "cv2"}),
     "networks": ({"base"}, {"numpy", "onnx", "huggingface_hub"}),
     "engines": ({"base", "networks"}, {"numpy"}),
     "engines.mxnet": ({"base", "networks", "engines"}, {"numpy", "mxnet"}),
     "engines.torch": ({"base", "networks", "engines"}, {"numpy", "torch", "timm"}),
     "training": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
-    "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
+    "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2"}),
     "tools": (
-        {"base", "data", "networks", "engines", "training", "evaluation"},
+        {"base", "setup", "data", "networks", "engines", "training", "evaluation"},
         {"numpy", "cv2"},
     ),
 }
@@ -96,10 +98,18 @@ def test_no_two_modules_need_each_other():
     assert rest == {}
 
 
+def test_the_set_up_runs_before_any_package_is_installed():
+    """`-S`: without the installed packages."""
+    code = "import common.setup.__main__, sys; print('numpy' in sys.modules, 'tqdm' in sys.modules)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, stdout=subprocess.PIPE)
+    assert done.stdout.split() == [b"False", b"False"]
+
+
 def test_no_script_imports_an_engine_itself():
+    inside = ("mxnet", "torch", "common.engines.mxnet", "common.engines.torch")
     for script in SCRIPTS:
         used = set(modules_imported(ast.walk(statements_of(f"{script}.py"))))
-        assert not [name for name in used if name.startswith(("mxnet", "common.engines."))]
+        assert not [name for name in used if name.startswith(inside)]
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

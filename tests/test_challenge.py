@@ -18,7 +18,7 @@ from tests.made_up_challenge import (
     CATEGORY_IDS,
     SIZE,
     make_folder,
-    module_probabilities,
+    peer_probabilities,
     pixels,
 )
 
@@ -26,18 +26,18 @@ ARCHIVES = "https://ml-inat-competition-datasets.s3.amazonaws.com"
 
 
 @pytest.fixture
-def folder(tmp_path, mx):
+def folder(tmp_path):
     return make_folder(tmp_path)
 
 
 @pytest.fixture
-def predict(folder, monkeypatch):
+def predict(folder, engine, monkeypatch):
     """Call sub.py's `main()` in the folder: `predict("--year", 2018)`; return its CSV's rows."""
 
     def call(*arguments, output="out.csv"):
         flags = [] if "--merge" in arguments else ["1", "cpu", "--model-prefix", folder / "net"]
         flags += ["--data-dir", folder, "--crop-size", SIZE, "--batch-size", 4]
-        flags += ["--output", folder / output, *arguments]
+        flags += ["--output", folder / output, "--engine", engine, *arguments]
         monkeypatch.setattr(sys, "argv", ["sub.py", *map(str, flags)])
         sub.main()
         with open(folder / output, encoding="utf-8", newline="") as stream:
@@ -62,8 +62,8 @@ def edit_json(path, change):
 
 
 def top_five(folder, set_name="test"):
-    """The categories that MXNet's own Module chooses, [[five ids]] in the order of the JSON."""
-    probabilities = module_probabilities(folder / "net", 1, pixels(folder, set_name))
+    """The categories that a peer chooses, [[five ids]] in the order of the JSON."""
+    probabilities = peer_probabilities(folder / "net", 1, pixels(folder, set_name))
     return np.array(CATEGORY_IDS)[np.argsort(-probabilities, axis=1)[:, :5]].tolist()
 
 

@@ -137,12 +137,13 @@ def test_classes_without_names_are_reported_by_number_a_few_of_them(say):
     ]
 
 
-def test_training_compares_the_classes_before_it_reads_a_network(tmp_path, script, mx):
+def test_training_compares_the_classes_before_it_reads_a_network(tmp_path, script, engine):
     image = encode(make_photograph(0, 24, 32))
     for name, labels in (("train", (0, 0, 1, 1)), ("val", (0, 1))):
         write_records(tmp_path / name, [image] * len(labels), labels)
     (tmp_path / "train.lst").write_text("0\t0\tant/a\n1\t0\tant/b\n2\t1\tbee/a\n3\t1\tbee/b\n")
     (tmp_path / "val.lst").write_text("0\t0\tbee/c\n1\t1\tant/c\n")
-    said = script("fine-tune.py", "--data-dir", tmp_path, "--gpus", "cpu", status=2).stderr
+    flags = ["--data-dir", tmp_path, "--gpus", "cpu", "--engine", engine]
+    said = script("fine-tune.py", *flags, status=2).stderr
     assert said.startswith(f"fine-tune.py: {tmp_path}/val.lst: bee has the label 0, and 1 in")
     assert said.count("\n") == 1

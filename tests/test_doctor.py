@@ -3,19 +3,21 @@
 import numpy
 import pytest
 
-from common.engines.mxnet.runtime import mx
+from common import engines
+from common.setup.machine import Gpu, Machine
 from common.tools import doctor
 from tests.conftest import run_python
 
+needs_engine = pytest.mark.skipif(not engines.installed(), reason="no engine is installed")
 
-def test_the_report_says_what_there_is(tmp_path):
+
+def test_the_report_says_what_there_is(script, tmp_path, mx):
     (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"}, {"file_name": "b"}]}')
     (tmp_path / "net-symbol.json").write_text("{}")
     for epoch in (0, 1, 2, 7):
         (tmp_path / f"net-{epoch:04d}.params").write_bytes(b"")
-    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
-    status, output, _ = run_python("-m", "common.doctor", *folders)
-    assert status == 0
+    folders = ["--data-dir", tmp_path, "--model-dir", tmp_path]
+    output = script("common.doctor", *folders).stdout
     for expected in (
         f"numpy {numpy.__version__}",
         f"MXNet       {mx.__version__}",
@@ -27,7 +29,8 @@ def test_the_report_says_what_there_is(tmp_path):
         assert expected in output
 
 
-def test_the_report_goes_on_over_what_is_broken(tmp_path):
+@needs_engine
+def test_the_report_goes_on_over_what_is_broken(script, tmp_path):
     (tmp_path / "train2017.json").write_text('{"images": [{"file_name": "a"')
     (tmp_path / "train.lst").mkdir()
     (tmp_path / "train.rec").write_bytes(b"no record")
@@ -35,9 +38,9 @@ def test_the_report_goes_on_over_what_is_broken(tmp_path):
     (tmp_path / "val.idx").write_bytes(b"")
     (tmp_path / "net-symbol.json").write_bytes(b"\xff")
     (tmp_path / "net-\u00b2.params").write_bytes(b"")  # a digit, and no number
-    folders = ["--data-dir", str(tmp_path), "--model-dir", str(tmp_path)]
-    status, output, _ = run_python("-m", "common.doctor", *folders)
-    assert status == 0 and "\nNext " in output
+    folders = ["--data-dir", tmp_path, "--model-dir", tmp_path]
+    output = script("common.doctor", *folders).stdout
+    assert "\nNext " in output
     for expected in (
         "train2017.json: 1 images",
         "train.lst: cannot be read (is a directory)",
@@ -48,11 +51,42 @@ def test_the_report_goes_on_over_what_is_broken(tmp_path):
         assert expected in output
 
 
-def test_the_report_ends_with_the_reason_where_mxnet_does_not_start(stand_in):
+def test_the_report_ends_with_the_reason_where_no_engine_starts(stand_in):
+    stand_in("torch", "raise ModuleNotFoundError(name='torch')")
     folder = stand_in("mxnet", "import ctypes\nctypes.CDLL('libgomp.so.99')")
     status, output, errors = run_python("-m", "common.doctor", PYTHONPATH=folder)
     assert status == 2 and "numpy" in output and "Disk" in output
     assert errors.startswith("doctor.py: libgomp.so") and errors.count("\n") == 1
+
+
+@needs_engine
+def test_the_report_says_of_both_engines_what_they_can_do_or_why_they_are_missing():
+    status, output, _ = run_python("-m", "common.doctor")
+    assert status == 0
+    for name, title in (("mxnet", "MXNet"), ("torch", "PyTorch")):
+        (line,) = (line for line in output.splitlines() if line.startswith(f"{title} "))
+        assert ("not installed" in line) == (name not in engines.installed())
+    assert output.count("\nbfloat16 ") == len(engines.installed())
+
+
+HERE = Machine("Linux", "x86_64")
+HOPPER = Machine("Linux", "x86_64", [Gpu(9.0, (580, 65), "NVIDIA H100")], True)
+
+
+@pytest.mark.parametrize(
+    ("name", "here", "python", "text"),
+    [
+        ("mxnet", HERE, (3, 12), "sh setup.sh both"),
+        ("torch", HERE, (3, 12), "sh setup.sh both"),
+        ("mxnet", HERE, (3, 13), "this is Python 3.13, and both engines in one environment need"),
+        ("mxnet", HERE, (3, 13), "VENV=.venv-2 sh setup.sh cpu"),
+        ("torch", HERE, (3, 8), "VENV=.venv-2 sh setup.sh torch"),
+        ("mxnet", HOPPER, (3, 12), "not installed: no MXNet wheel has code for NVIDIA H100"),
+        ("mxnet", Machine("Darwin", "arm64"), (3, 12), "MXNet has no wheel for macOS on Arm"),
+    ],
+)
+def test_the_reason_why_an_engine_is_missing_comes_with_the_command(name, here, python, text):
+    assert text in doctor.why_missing(name, here, python)
 
 
 @pytest.mark.parametrize(

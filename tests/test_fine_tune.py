@@ -20,17 +20,20 @@ import pytest
 from common.base.files import ROOT
 from common.data.annotations import Category
 from common.data.class_table import Classes, read_table, write_table
-from common.engines.mxnet.devices import supports_bfloat16
 from common.networks import checkpoint
 from common.networks.resnet import build_resnet
+from tests.conftest import only, require_precision
 from tests.random_networks import with_random_weights
+
+THIS_VENV = {"VENV": os.path.relpath(sys.prefix, ROOT)}  # for the shell scripts
 
 
 @pytest.fixture
-def flags(sample, tiny_network, tmp_path):
+def flags(engine, sample, tiny_network, tmp_path):
     """The flags of a short training on the sample, which writes `tmp_path/run-*`."""
     return [
         *("--data-dir", str(sample), "--pretrained-model", tiny_network, "--gpus", "cpu"),
+        *("--engine", engine),
         *("--image-shape", "3,64,64", "--batch-size", "16", "--num-epochs", "3", "--mom", "0.9"),
         *("--lr-step-epochs", "2", "--data-nthreads", "2", "--disp-batches", "2"),
         *("--model-prefix", str(tmp_path / "run")),
@@ -89,21 +92,14 @@ def test_a_training_leaves_checkpoints_a_log_curves_and_its_settings(script, fla
     assert classes[0].name == "Actinoptychus"
     assert "Before training: validation-accuracy=" in said
     assert "Epoch[0] Batch [2]\tSpeed: " in said
+    assert "Node[0] Epoch 3 of 3: loss " in said.splitlines()[-1]
 
 
-def test_mxnets_own_tool_reads_the_log(script, flags, tmp_path):
+def test_mxnets_own_tool_reads_the_log(script, flags, tmp_path, mx):
     log = tmp_path / "log.txt"
     log.write_text(script("fine-tune.py", *flags).stderr)
-    mxnet = subprocess.check_output(
-        [
-            sys.executable,
-            "-c",
-            "from common.engines.mxnet.runtime import mx; print(mx.__path__[0])",
-        ],
-        cwd=ROOT,
-        encoding="utf-8",
-    ).strip()
-    parse_log = [sys.executable, "-W", "ignore", os.path.join(mxnet, "tools", "parse_log.py"), log]
+    tool = os.path.join(os.path.dirname(mx.__file__), "tools", "parse_log.py")
+    parse_log = [sys.executable, "-W", "ignore", tool, log]
     table = subprocess.check_output(parse_log, encoding="utf-8").splitlines()
     assert table[0] == "| epoch | train-accuracy | val-accuracy | time |"
     assert len(table) == 2 + 3
@@ -130,6 +126,27 @@ def test_on_a_terminal_a_bar_tells_the_time_left(flags):
     assert running.returncode == 0
     assert re.search(r"Epoch 0:  [257][05]%.*/64 \[\d\d:\d\d<\d\d:\d\d, .*images/s", said.decode())
     assert b"Batch [2]" not in said
+
+
+def test_a_plain_log_is_one_line_an_epoch(script, flags):
+    said = script("fine-tune.py", *flags, "--log", "plain").stderr.splitlines()
+    lines = [line for line in said if "top-5" in line]
+    assert [line.partition(":")[0] for line in lines] == [
+        "Before training",
+        *(f"Epoch {epoch} of 3" for epoch in (1, 2, 3)),
+    ]
+    scores = r"loss \d\.\d{3}, validation loss \d\.\d{3}, top-1 \d+\.\d%, top-5 \d+\.\d%"
+    best = r"best top-5 \d+\.\d% \(epoch \d\)"
+    assert re.fullmatch(rf".*: {scores}; {best}; \d+\.\d images/s; 0:00:00 left", lines[-1])
+    assert not [line for line in said if "Epoch[" in line or "Saved checkpoint" in line]
+
+
+def test_a_quiet_run_prints_nothing_and_leaves_its_files(script, flags, tmp_path):
+    said = script("fine-tune.py", *flags, "--num-epochs", 1, "--lr-step-epochs", "", "--quiet")
+    assert (said.stdout, said.stderr) == ("", "")
+    assert checkpoint.find_epochs(str(tmp_path / "run")) == [1]
+    said = script("fine-tune.py", *flags, "--load-epoch", 7, "--quiet", status=2).stderr
+    assert said.startswith("fine-tune.py: ")
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
@@ -225,12 +242,12 @@ def test_from_scratch_takes_the_network_and_none_of_its_weights(
         assert not name.endswith("_weight") or abs(trained[name] - before[name]).mean() > 1e-3
 
 
-@pytest.mark.skipif(not supports_bfloat16()[0], reason="no bfloat16 here")
-def test_bfloat16_tracks_float32_and_is_not_float32(script, flags, tmp_path):
+def test_bfloat16_tracks_float32_and_is_not_float32(script, engine, flags, tmp_path):
     """From a network whose BatchNorms have seen photographs, as those of a pretrained one have."""
+    require_precision(engine, "bfloat16")
     settled = tmp_path / "settled"
     script("fine-tune.py", *flags, "--num-epochs", 8, "--model-prefix", settled)
-    flags += ["--pretrained-model", settled, "--pretrained-epoch", 8]
+    flags += ["--pretrained-model", settled, "--pretrained-epoch", 8, "--lr", "0.003"]
     losses = []
     for dtype in ("float32", "bfloat16"):
         script("fine-tune.py", *flags, "--dtype", dtype, "--model-prefix", tmp_path / dtype)
@@ -260,7 +277,7 @@ def test_a_dry_run_tells_what_is_needed_and_writes_nothing(script, flags, tmp_pa
     assert "dry run: a batch of 16 takes" in said
     assert "3 checkpoints need" in said
     assert "network: 3x64x64 images, 6 classes, 0.1 M parameters" in said
-    assert "devices: cpu(0); CPU threads:" in said
+    assert re.search(r"devices: cpu(\(0\)|:0); CPU threads:", said)
     assert "memory: this process at most" in said
     assert os.listdir(tmp_path) == []
 
@@ -322,20 +339,21 @@ def test_two_runs_of_the_same_prefix_do_not_mix(script, flags, tmp_path):
     assert "another run is training to it" in said
 
 
-def test_run_sh_without_its_gpus_says_what_there_is():
-    no_gpus = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        ["sh", "run.sh"], cwd=ROOT, env=no_gpus, capture_output=True, encoding="utf-8"
-    )
+def test_run_sh_without_its_gpus_says_what_there_is(engine):
+    no_gpus = {**os.environ, **THIS_VENV, "CUDA_VISIBLE_DEVICES": ""}
+    command = ["sh", "run.sh", "--engine", engine]
+    done = subprocess.run(command, cwd=ROOT, env=no_gpus, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line]
     assert "--gpus 0,1,2,3" in line
     assert "run on the CPU with --gpus cpu" in line
 
 
-def test_what_is_typed_behind_run_sh_counts_from_any_folder(tmp_path):
+def test_what_is_typed_behind_run_sh_counts_from_any_folder(engine, tmp_path):
     command = ["sh", os.path.join(ROOT, "run.sh"), "--gpus", "cpu", "--data-dir", tmp_path]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, encoding="utf-8")
+    command += ["--engine", engine]
+    here = {**os.environ, **THIS_VENV}
+    done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
     assert done.stderr == (
         f"fine-tune.py: {tmp_path}/train.rec: not found; make it with: sh gen_rec.sh\n"
@@ -361,7 +379,6 @@ def test_missing_records_name_the_step_that_makes_them(script, flags, tmp_path):
         (("--model-prefix", "no/such/folder/net"), "there is no folder"),
         (("--image-shape", "3,64"), "--image-shape"),
         (("--ema", "1.5"), "--ema 1.5"),
-        (("--dtype", "float16"), "is for GPUs"),
         (("--kv-store", "nccl"), "--kv-store nccl: is for GPUs"),
         (("--kv-store", "dist_sink"), "--kv-store: invalid choice"),
         (("--kv-store", "local", "--gc-type", "2bit"), "--gc-type 2bit: is not for"),
@@ -378,17 +395,17 @@ def test_a_wrong_flag_is_one_line(script, flags, wrong, message, monkeypatch):
     assert re.search(message, last), said
 
 
+@only("mxnet")
+def test_float16_is_refused_on_a_cpu(script, flags):
+    said = script("fine-tune.py", *flags, "--dtype", "float16", status=2).stderr
+    assert said.splitlines()[-1].startswith("fine-tune.py: --dtype float16: is for GPUs")
+
+
 @pytest.mark.slow
-def test_the_zoos_resnet_152_takes_a_head_of_5089_species(script, sample, tmp_path):
+def test_the_zoos_resnet_152_takes_a_head_of_5089_species(script, engine, sample, tmp_path):
     """One step and one checkpoint of the very network, at 320 pixels, from zoo-shaped files."""
-    make = (
-        "from common.networks import checkpoint\n"
-        "from common.networks.resnet import build_resnet\n"
-        "from tests.random_networks import with_random_weights\n"
-        "network = with_random_weights(build_resnet(152, 11221), 224, 0)\n"
-        f"checkpoint.save({str(tmp_path / 'resnet-152')!r}, 0, network)\n"
-    )
-    subprocess.run([sys.executable, "-c", make], check=True, cwd=ROOT)
+    network = with_random_weights(build_resnet(152, 11221), 224, seed=0)
+    checkpoint.save(str(tmp_path / "resnet-152"), 0, network)
     lines = (sample / "train.lst").read_text().splitlines()[:2]
     (tmp_path / "train.lst").write_text("\n".join(lines) + "\n")
     script("im2rec.py", tmp_path / "train", sample, "--resize", "512")
@@ -396,7 +413,7 @@ def test_the_zoos_resnet_152_takes_a_head_of_5089_species(script, sample, tmp_pa
         "fine-tune.py",
         *("--data-dir", tmp_path, "--pretrained-model", tmp_path / "resnet-152"),
         *("--num-classes", 5089, "--batch-size", 2, "--num-epochs", 1),
-        *("--model-prefix", tmp_path / "inat", "--gpus", "cpu"),
+        *("--model-prefix", tmp_path / "inat", "--gpus", "cpu", "--engine", engine),
     ).stderr
     assert "the records hold labels 0 to" in said
     trained, before = weights(tmp_path / "inat", 1), weights(tmp_path / "resnet-152", 0)

@@ -69,6 +69,19 @@ def test_the_best_epoch_is_the_one_of_the_best_top5_then_top1(tmp_path):
     assert log.best_epoch() == 2
 
 
+def test_the_epochs_since_the_first_of_the_best_top1_are_counted(tmp_path):
+    path = str(tmp_path / "log.csv")
+    log = History(path, [1])
+    assert log.epochs_since_best() == 0
+    # That before training does not count; an epoch as good as the best is no gain.
+    for epoch, top1 in enumerate((0.9, 0.2, 0.5, 0.4, 0.5)):
+        log.update(epoch, {"val_top1": f"{top1:.6f}"})
+    assert log.epochs_since_best() == 2
+    assert History(path, [1], epochs_done=3).epochs_since_best() == 1  # of a resumed run
+    log.update(5, {"val_top1": "0.600000"})
+    assert log.epochs_since_best() == 0
+
+
 def test_a_log_that_is_none_is_named(tmp_path):
     path = tmp_path / "log.csv"
     for content in ("to,be\nor,not\n", "", "epoch,loss\n1,0.x5\n", "epoch,loss\n1,0.5,7\n"):

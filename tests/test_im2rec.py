@@ -13,7 +13,7 @@ import pytest
 
 from common.base.files import exclusive_lock
 from common.data.recordio import RecordFile, read_list
-from tests.conftest import with_orientation
+from tests.conftest import run_python, with_orientation
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # skimage is here for its photographs, without what it needs to be imported
@@ -142,20 +142,22 @@ def test_lists_are_those_of_mxnet_s_tool(script, peer, tmp_path, photographs, ca
     assert labels.splitlines() == [f"{name} {label}" for label, name in enumerate(classes)]
 
 
-def test_names_that_the_terminal_cannot_show_are_listed_and_packed(
-    script, monkeypatch, tmp_path, photographs
-):
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+def test_names_that_the_terminal_cannot_show_are_listed_and_packed(tmp_path, photographs):
+    def im2rec(*arguments):
+        return run_python("im2rec.py", *arguments, PYTHONIOENCODING="ascii")
+
     for name in (b"\xe9t\xe9/a.jpg", "柳/b.jpg".encode()):  # Latin-1, UTF-8
         path = os.path.join(os.fsencode(tmp_path), name)
         os.mkdir(os.path.dirname(path))
         shutil.copy(photographs / "Aves/wide.jpg", path)
-    out = script("im2rec.py", "--list", "--recursive", tmp_path / "x", tmp_path).stdout
+    status, out, _ = im2rec("--list", "--recursive", tmp_path / "x", tmp_path)
+    assert status == 0
     assert out.startswith("\\u67f3 0\n\\udce9t\\udce9 1\n")
-    script("im2rec.py", tmp_path / "x", tmp_path)
+    assert im2rec(tmp_path / "x", tmp_path)[0] == 0
     with open(tmp_path / "x.lst", "ab") as stream:
         stream.write(b"7\t0\tg\xe8ne.jpg\n")
-    error = script("im2rec.py", tmp_path / "x", tmp_path, status=1).stderr
+    status, _, error = im2rec(tmp_path / "x", tmp_path)
+    assert status == 1
     assert "not packed: g\\udce8ne.jpg: no such file" in error
 
 
@@ -399,8 +401,8 @@ def test_reindex_makes_the_index_anew(script, ours, photographs):
     assert bytes_of(ours) == packed
 
 
-def test_packing_does_without_mxnet(script, monkeypatch, tmp_path, ours, photographs):
-    (tmp_path / "mxnet.py").write_text("raise SystemExit('MXNet was imported')")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    script("im2rec.py", "--num-thread", 2, ours, photographs)
-    script("im2rec.py", "--verify", "--decode", ours)
+def test_packing_does_without_mxnet(stand_in, ours, photographs):
+    folder = stand_in("mxnet", "raise SystemExit('MXNet was imported')")
+    for arguments in (["--num-thread", 2, ours, photographs], ["--verify", "--decode", ours]):
+        status, _, error = run_python("im2rec.py", *arguments, PYTHONPATH=folder)
+        assert status == 0, error

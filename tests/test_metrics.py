@@ -64,3 +64,11 @@ def test_a_network_that_is_sure_and_wrong_has_the_whole_gap_as_its_error():
 def test_the_most_confused_pair_comes_first():
     pairs = metrics.confused_pairs(predicted=[1, 1, 0, 2, 2, 1], labels=[0, 0, 0, 1, 2, 2])
     assert pairs == [((0, 1), 2), ((1, 2), 1), ((2, 1), 1)]
+
+
+def test_the_errors_of_each_class_are_counted():
+    ranked = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 1, 2]])
+    images, top1, top5 = metrics.class_errors(ranked, [0, 0, 2, 3], 5)
+    assert images.tolist() == [2, 0, 1, 1, 0]
+    assert top1.tolist() == [1, 0, 0, 1, 0]
+    assert top5.tolist() == [0, 0, 0, 1, 0]

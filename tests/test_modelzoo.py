@@ -8,17 +8,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
 
-from common.base.files import ROOT, UserError
-from common.engines.mxnet.precision import to_symbol
-from common.engines.mxnet.runtime import mx
-from common.engines.mxnet.shapes import infer_shapes
+from common import engines
+from common.base.files import UserError
 from common.networks import Network, catalogue, checkpoint, graph, pretrained
 from common.networks.edits import find_head, swap_head
 from common.networks.resnet import build_resnet
@@ -29,23 +26,32 @@ PACKAGE = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_m
 LITE0 = os.path.join(PACKAGE, "models", "efficientnet-lite0-57934424.pth")
 ENTRY = catalogue.CATALOGUE["imagenet1k-resnet-18"]
 
+pytestmark = pytest.mark.skipif(not engines.installed(), reason="no engine is installed")
+
+
+def infer_shapes(graph, image_shape):
+    """As any engine does."""
+    return engines.load().infer_shapes(graph, image_shape)
+
 
 load_pretrained = functools.partial(pretrained.load_pretrained, infer_shapes=infer_shapes)
 import_network = functools.partial(pretrained.import_network, infer_shapes=infer_shapes)
 fetch_network = functools.partial(pretrained.fetch_network, infer_shapes=infer_shapes)
 
 
-def zoo(*arguments, status=0):
-    """What `python -m common.modelzoo ARGUMENTS` says."""
-    command = [sys.executable, "-m", "common.modelzoo", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture(scope="session")
+def zoo(script):
+    """What `python -m common.modelzoo ARGUMENTS` says: `zoo("list")`."""
+
+    def call(*arguments, status=0):
+        done = script("common.modelzoo", *arguments, status=status)
+        return done.stdout + done.stderr
+
+    return call
 
 
 @pytest.fixture(scope="session")
-def lite0(tmp_path_factory):
+def lite0(tmp_path_factory, zoo):
     folder = tmp_path_factory.mktemp("model")
     zoo("import", LITE0, "--name", "efficientnet-lite0", "--model-dir", folder)
     return str(folder / "efficientnet-lite0")
@@ -128,6 +134,9 @@ def test_a_name_without_a_folder_is_looked_for_in_the_models_folder(resnet):
 
 def compute(network, images):
     """What MXNet computes with a network, as numpy."""
+    from common.engines.mxnet.precision import to_symbol
+    from common.engines.mxnet.runtime import mx
+
     symbol = to_symbol(network.graph)
     values = {"data": images, "softmax_label": np.zeros(len(images), np.float32), **network.params}
     arguments = {
@@ -138,7 +147,7 @@ def compute(network, images):
     return symbol.bind(mx.cpu(), arguments, aux_states=states).forward()[0].asnumpy()
 
 
-def test_networks_from_everywhere_take_uint8_images(resnet, lite0):
+def test_networks_from_everywhere_take_uint8_images(resnet, lite0, mx):
     images = np.random.RandomState(0).randint(0, 256, (1, 3, 64, 64))
     for prefix in (resnet, lite0):
         network = load_pretrained(prefix)
@@ -153,7 +162,7 @@ def test_of_several_epochs_one_is_to_be_chosen(resnet):
     assert load_pretrained(resnet, epoch=7)
 
 
-def test_damaged_parameters_end_in_one_line(resnet):
+def test_damaged_parameters_end_in_one_line(zoo, resnet):
     path = f"{resnet}-0000.params"
     with open(path, "rb") as stream:
         whole = stream.read()
@@ -172,7 +181,7 @@ def test_a_symbol_of_another_network_ends_in_one_line(resnet, lite0):
         load_pretrained(resnet)
 
 
-def test_a_wrong_name_is_answered_with_the_close_ones():
+def test_a_wrong_name_is_answered_with_the_close_ones(zoo):
     said = zoo("info", "imagenet1k-resnet-51", status=2)
     assert "close names: imagenet1k-resnet-50" in said
 
@@ -275,7 +284,7 @@ def test_files_shipped_by_hand_are_found_under_the_catalogues_name(resnet):
     assert load_pretrained(ENTRY.name, model_dir=os.path.dirname(resnet))
 
 
-def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
+def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path, mx):
     # Inception-BN, of the catalogue, was trained on images less a mean.
     net = graph.Builder()
     flat = net.add("Flatten", "flatten0", net.variable("data"))
@@ -292,7 +301,7 @@ def test_the_mean_of_an_old_network_is_subtracted_inside_it(tmp_path):
     np.testing.assert_allclose(channels, [6.32, 13.221, 26.061], rtol=1e-4)
 
 
-def test_the_list_and_the_layers_are_shown(lite0):
+def test_the_list_and_the_layers_are_shown(zoo, lite0):
     listed = zoo("list", "--model-dir", os.path.dirname(lite0))
     assert "imagenet11k-resnet-152" in listed
     assert any(
@@ -303,7 +312,7 @@ def test_the_list_and_the_layers_are_shown(lite0):
 
 
 @pytest.mark.skipif(shutil.which("dot") is None, reason="no graphviz")
-def test_a_network_is_drawn(resnet, tmp_path):
+def test_a_network_is_drawn(zoo, resnet, tmp_path):
     zoo("info", resnet, "--plot", tmp_path / "network.svg")
     assert "stage1_unit1_conv1" in (tmp_path / "network.svg").read_text()
     said = zoo("info", resnet, "--plot", tmp_path / "network.xyz", status=2)
@@ -312,7 +321,7 @@ def test_a_network_is_drawn(resnet, tmp_path):
     assert "its folder does not exist" in said
 
 
-def test_a_checkpoint_of_an_unknown_network_is_named(tmp_path):
+def test_a_checkpoint_of_an_unknown_network_is_named(zoo, tmp_path):
     header = json.dumps({"x.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
     content = len(header).to_bytes(8, "little") + header.encode() + bytes(4)
     (tmp_path / "other.safetensors").write_bytes(content)
@@ -394,7 +403,7 @@ def test_a_network_without_a_head_gets_one_and_predicts_nothing_before(tmp_path,
         checkpoint.load(prefix, 0)
 
 
-def test_an_interrupted_import_leaves_no_half_network(lite0, tmp_path):
+def test_an_interrupted_import_leaves_no_half_network(zoo, lite0, tmp_path):
     cut = tmp_path / "cut.pth"
     with open(LITE0, "rb") as stream:
         cut.write_bytes(stream.read()[: 10**6])
@@ -412,11 +421,12 @@ def test_onnx_without_its_package_is_told_how_to_install_it(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, sample, tmp_path):
+def test_torchvisions_resnet_152_is_fine_tuned_on_the_sample(script, engine, sample, tmp_path):
     path = save_zip(tmp_path / "resnet152.pth", resnet_state((3, 8, 36, 3)))
     done = script(
         "fine-tune.py",
         *("--data-dir", sample, "--pretrained-model", path, "--gpus", ""),
+        *("--engine", engine),
         *("--model-prefix", tmp_path / "tuned", "--image-shape", "3,64,64"),
         *("--batch-size", 8, "--num-epochs", 1, "--lr", 0.001),
     )

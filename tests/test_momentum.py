@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pytest
 
+from common import engines
 from common.engines import momentum
-from common.engines.mxnet.optimizers import optimizers
-from common.engines.mxnet.runtime import mx
-from common.engines.mxnet.workers import Workers
 from common.networks import checkpoint
+from tests.conftest import only
 from tests.test_trainer import (
+    TWO_CPUS,
     all_arrays,
     batch,
     make_trainer,
@@ -19,7 +19,6 @@ from tests.test_trainer import (
     without_products,
 )
 
-CORRECTED = [name for name in optimizers() if momentum.holds_rate(name, mx.__version__)]
 SCHEDULES = {  # of three epochs of two batches, so six updates
     "step": ("--lr-step-epochs", "1"),
     "two steps": ("--lr-step-epochs", "1,2"),
@@ -27,6 +26,21 @@ SCHEDULES = {  # of three epochs of two batches, so six updates
     "warm-up": ("--warmup-epochs", "2", "--lr-step-epochs", ""),
     "warm-up and cosine": ("--warmup-epochs", "1", "--lr-scheduler", "cosine"),
 }
+
+
+def version_of(engine):
+    """The version of the MXNet whose rules an engine has."""
+    return engines.load(engine).versions().get("mxnet", "1.9.1")
+
+
+# Each engine with each optimizer whose velocity holds the rate.
+CORRECTED = [
+    (engine, optimizer)
+    for engine in engines.installed()
+    for optimizer in engines.load(engine).optimizers()
+    if momentum.holds_rate(optimizer, version_of(engine))
+]
+each_corrected = pytest.mark.parametrize(("engine", "optimizer"), CORRECTED, indirect=["engine"])
 
 
 def test_the_ratio_is_that_of_the_rates():
@@ -47,10 +61,10 @@ def test_the_version_decides_whether_a_velocity_holds_the_rate(optimizer, versio
     assert momentum.holds_rate(optimizer, version) == holds
 
 
-@pytest.mark.parametrize(
-    "name", [n for n, settings in optimizers().items() if "momentum" in settings]
-)
-def test_what_is_said_of_an_optimizer_is_what_this_mxnet_does(name):
+@pytest.mark.parametrize("name", ["dcasgd", "lars", "lbsgd", "nag", "sgd", "signum"])
+def test_what_is_said_of_an_optimizer_is_what_this_mxnet_does(name, mx):
+    if name not in engines.load("mxnet").optimizers():
+        pytest.skip("this MXNet has none")
     if name == "dcasgd":
         pytest.skip("works without momentum only")
     velocities = []
@@ -86,12 +100,12 @@ def by_hand(weight, rates, nesterov=False, rate_in_velocity=False):
     return weight
 
 
-def train_colors(*flags, **options):
+def train_colors(engine, *flags, **options):
     """Make six updates; return the weight before them, after them, and the rates."""
     flags = ("--num-epochs", "3", "--lr", "2", "--wd", "0", *flags)
     start = np.random.RandomState(0).uniform(-1, 1, (5, 3)).astype(np.float32)
     arrays = {"fc1_weight": start}, {}
-    trainer = make_trainer(without_products(), flags, arrays=arrays, **options)
+    trainer = make_trainer(engine, without_products(), flags, arrays=arrays, **options)
     rates = []
     for number in range(6):
         trainer.train(batch(number))
@@ -101,8 +115,8 @@ def train_colors(*flags, **options):
 
 @pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
 @pytest.mark.parametrize("optimizer", ["sgd", "nag", "lbsgd"])
-def test_past_gradients_go_on_at_the_rate_of_today(optimizer, flags):
-    start, end, rates = train_colors("--optimizer", optimizer, *flags)
+def test_past_gradients_go_on_at_the_rate_of_today(engine, optimizer, flags):
+    start, end, rates = train_colors(engine, "--optimizer", optimizer, *flags)
     assert len(set(rates)) > 1
     expected = by_hand(start, rates, nesterov=optimizer == "nag")
     np.testing.assert_allclose(end, expected, rtol=1e-4, atol=1e-6)
@@ -110,55 +124,77 @@ def test_past_gradients_go_on_at_the_rate_of_today(optimizer, flags):
     assert np.abs(other - expected).max() > 0.01
 
 
-@pytest.mark.parametrize("optimizer", sorted({"sgd", *CORRECTED} - {"lars", "lbsgd"}))
+@pytest.mark.parametrize(
+    ("engine", "optimizer"),
+    [pair for pair in CORRECTED if pair[1] in ("sgd", "nag")],
+    indirect=["engine"],
+)
 @pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
-def test_with_0_past_gradients_go_on_at_the_rate_of_mxnet(optimizer, flags):
-    start, end, rates = train_colors("--optimizer", optimizer, *flags, "--momentum-correction", "0")
+def test_with_0_past_gradients_go_on_at_the_rate_of_mxnet(engine, optimizer, flags):
+    start, end, rates = train_colors(
+        engine, "--optimizer", optimizer, *flags, "--momentum-correction", "0"
+    )
     expected = by_hand(start, rates, nesterov=optimizer == "nag", rate_in_velocity=True)
     np.testing.assert_allclose(end, expected, rtol=1e-4, atol=1e-6)
 
 
+@only("mxnet")
 @pytest.mark.parametrize("optimizer", ["sgd", "nag", "lbsgd"])
-def test_float16_masters_follow_the_rate_as_well(optimizer):
+def test_float16_masters_follow_the_rate_as_well(engine, optimizer):
     flags = ("--optimizer", optimizer, *SCHEDULES["step"])
-    start, end, rates = train_colors(*flags, dtype="float16")
+    start, end, rates = train_colors(engine, *flags, dtype="float16")
     assert end.dtype == np.float16
     expected = by_hand(start, rates, nesterov=optimizer == "nag")
     np.testing.assert_allclose(end, expected, atol=0.005)
 
 
-@pytest.mark.parametrize("optimizer", CORRECTED)
-@pytest.mark.parametrize("contexts", [[mx.cpu()], [mx.cpu(0), mx.cpu(1)]], ids=["one", "two"])
+@pytest.mark.parametrize(
+    ("engine", "on", "optimizer"),
+    [
+        (engine, on, optimizer)
+        for engine, optimizer in CORRECTED
+        for on in ("cpu", TWO_CPUS)
+        if engine == "mxnet" or on == "cpu"  # PyTorch has a process for each device
+    ],
+    indirect=["engine"],
+)
 def test_after_a_step_to_next_to_nothing_every_weight_on_every_device_stands_still(
-    optimizer, contexts
+    engine, on, optimizer
 ):
     """More parameters than MXNet updates in one call."""
     flags = ("--optimizer", optimizer, "--lr-step-epochs", "1", "--lr-factor", "1e-9")
-    trainer = make_trainer(tiny_network(), flags, contexts)
+    trainer = make_trainer(engine, tiny_network(), flags, on)
     for number in (0, 1):
         trainer.train(batch(number))
-    moments = [weights_on(trainer, device) for device in range(len(contexts))]
+    moments = weights_on_devices(trainer)
+    assert len(moments) == len(on.split(","))
     trainer.train(batch(2))
-    for device, before in enumerate(moments):
-        after = weights_on(trainer, device)
+    for before, after in zip(moments, weights_on_devices(trainer)):
         for name in before:
             np.testing.assert_allclose(after[name], before[name], atol=1e-6, err_msg=name)
 
 
-def weights_on(trainer, device):
+def weights_on_devices(trainer):
+    """The weights on each device, `[{name: numpy array}]`."""
     trainer.synchronize()
+    if not hasattr(trainer._trainer, "_module"):
+        return [trainer.state().params]
     group = trainer._module._exec_group
-    return {
-        name: arrays[device].asnumpy()
-        for name, arrays in zip(group.param_names, group.param_arrays)
-    }
+    return [
+        {name: array.asnumpy() for name, array in zip(group.param_names, arrays)}
+        for arrays in zip(*group.param_arrays)
+    ]
 
 
-@pytest.mark.parametrize("optimizer", CORRECTED)
-def test_two_devices_make_the_updates_of_one_over_a_step(optimizer):
+@pytest.mark.parametrize(
+    ("engine", "optimizer"),
+    [pair for pair in CORRECTED if pair[0] == "mxnet"],
+    indirect=["engine"],
+)
+def test_two_devices_make_the_updates_of_one_over_a_step(engine, optimizer):
     flags = ("--optimizer", optimizer, *SCHEDULES["step"])
-    one = make_trainer(plain_network(), flags)
-    two = make_trainer(plain_network(), flags, [mx.cpu(0), mx.cpu(1)])
+    one = make_trainer(engine, plain_network(), flags)
+    two = make_trainer(engine, plain_network(), flags, TWO_CPUS)
     for number in range(4):
         one.train(batch(number))
         two.train(batch(number))
@@ -169,13 +205,13 @@ def test_two_devices_make_the_updates_of_one_over_a_step(optimizer):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 @pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
-@pytest.mark.parametrize("optimizer", CORRECTED)
+@each_corrected
 def test_a_run_resumed_near_a_change_of_the_rate_ends_with_the_same_weights(
-    tmp_path, optimizer, flags, epoch
+    tmp_path, engine, optimizer, flags, epoch
 ):
     """With "step" and "two steps": resumed at a step, before one and after one."""
     flags = ("--optimizer", optimizer, "--lr", "0.01", "--num-epochs", "3", *flags)
-    whole = make_trainer(plain_network(), flags)
+    whole = make_trainer(engine, plain_network(), flags)
     for number in range(6):
         if number == 2 * epoch:
             states = whole.state().optimizer
@@ -185,7 +221,7 @@ def test_a_run_resumed_near_a_change_of_the_rate_ends_with_the_same_weights(
     saved = checkpoint.load(str(tmp_path / "net"), epoch)
     states = checkpoint.load_states(str(tmp_path / "net"), epoch)
     arrays = saved.params, saved.stats
-    resumed = make_trainer(saved.graph, flags, None, arrays, states, epoch)
+    resumed = make_trainer(engine, saved.graph, flags, "cpu", arrays, states, epoch)
     for number in range(2 * epoch, 6):
         resumed.train(batch(number))
     expected, got = all_arrays(whole), all_arrays(resumed)
@@ -193,14 +229,15 @@ def test_a_run_resumed_near_a_change_of_the_rate_ends_with_the_same_weights(
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
 
 
-def test_without_momentum_there_is_nothing_to_correct():
+def test_without_momentum_there_is_nothing_to_correct(engine):
     ends = [
-        train_colors("--mom", "0", *SCHEDULES["step"], "--momentum-correction", choice)[1]
+        train_colors(engine, "--mom", "0", *SCHEDULES["step"], "--momentum-correction", choice)[1]
         for choice in "01"
     ]
     np.testing.assert_array_equal(*ends)
 
 
+@only("mxnet")
 @pytest.mark.parametrize(
     ("flags", "warned"),
     [
@@ -211,23 +248,26 @@ def test_without_momentum_there_is_nothing_to_correct():
     ],
 )
 def test_servers_that_update_by_themselves_keep_mxnets_rule_and_the_log_says_so(
-    caplog, flags, warned
+    caplog, engine, flags, warned
 ):
     with caplog.at_level(logging.WARNING):
-        make_trainer(without_products(), flags, workers=server_in_this_process())
+        make_trainer(engine, without_products(), flags, workers=server_in_this_process())
     lines = [line for line in caplog.messages if "dist_async update by MXNet's rule" in line]
     assert len(lines) == warned
 
 
+@only("mxnet")
 @pytest.mark.parametrize("flags", SCHEDULES.values(), ids=SCHEDULES)
-def test_servers_that_update_by_themselves_follow_the_schedule(flags):
-    start, end, rates = train_colors(*flags, workers=server_in_this_process())
+def test_servers_that_update_by_themselves_follow_the_schedule(engine, flags):
+    start, end, rates = train_colors(engine, *flags, workers=server_in_this_process())
     expected = by_hand(start, rates, rate_in_velocity=True)
     np.testing.assert_allclose(end, expected, rtol=1e-4, atol=1e-6)
 
 
 def server_in_this_process():
     """Workers whose KVStore makes the updates by itself, as the servers of dist_async do."""
-    workers = Workers("local", [mx.cpu()])
+    from common.engines.mxnet.runtime import mx
+
+    workers = engines.load("mxnet").Workers("local", [mx.cpu()])
     workers.is_async, workers.kv_store = True, mx.kvstore.create("local")
     return workers

@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from common.data.recordio import read_list
+from tests.conftest import run_python
 
 
 def make_set(name, num_images, num_categories=4, first_id=0):
@@ -255,8 +256,8 @@ def test_bad_input_is_one_line_and_no_file_is_touched(script, data_dir, message)
     assert lists_in(data_dir) == {}
 
 
-def test_lists_do_without_mxnet(script, monkeypatch, data_dir):
-    (data_dir / "mxnet.py").write_text("raise SystemExit('MXNet was imported')")
-    monkeypatch.setenv("PYTHONPATH", str(data_dir))
-    script("mx_list.py", "--data-dir", data_dir)
+def test_lists_do_without_mxnet(stand_in, data_dir):
+    folder = stand_in("mxnet", "raise SystemExit('MXNet was imported')")
+    status, _, error = run_python("mx_list.py", "--data-dir", data_dir, PYTHONPATH=folder)
+    assert status == 0, error
     assert len(lists_in(data_dir)) == 3

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import pytest
 
-from common import engines
 from common.base.files import UserError
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
@@ -24,13 +23,14 @@ from common.evaluation.named_photographs import (
     write_names,
     write_page,
 )
-from tests.made_up_challenge import SIZE, module_probabilities, paint, save_network
+from tests.conftest import require_precision
+from tests.made_up_challenge import SIZE, paint, peer_probabilities, save_network
 
 NAMES = ["ant", "bee", "cat", "dog", "Salix <alba> × fragilis", "elk"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, mx):
+def folder(tmp_path_factory):
     """Two epochs of a network that knows its six classes, and five photographs in folders."""
     folder = tmp_path_factory.mktemp("own")
     for epoch in (1, 2):
@@ -42,12 +42,12 @@ def folder(tmp_path_factory, mx):
 
 
 @pytest.fixture
-def name_images(folder, script, tmp_path):
+def name_images(folder, script, engine, tmp_path):
     """Call `sub.py --images`; return the rows of its CSV, and keep in `said` what it printed."""
 
     def call(epoch, device, *arguments, status=0, output=tmp_path / "predictions.csv"):
         flags = ["--model-prefix", folder / "net", "--crop-size", SIZE, "--output", output]
-        flags += ["--data-dir", folder]
+        flags += ["--data-dir", folder, "--engine", engine]
         call.said = script("sub.py", epoch, device, *flags, *arguments, status=status)
         if status == 2:
             return None
@@ -63,14 +63,14 @@ def views_of(path, count):
     return np.array(views)[..., ::-1].transpose(0, 3, 1, 2)
 
 
-def test_epochs_views_and_devices_give_the_names_of_mxnets_module(folder, name_images):
+def test_epochs_views_and_devices_give_the_names_of_a_peer(folder, name_images):
     rows = name_images("1,2", "cpu:0,cpu:1", "--crops", "5", "--images", folder / "photos")
     paths = [f"{folder}/photos/{n}" for n in ("a.jpg", "b.png", "e.jpg", "deep/c.webp")]
     paths.append(f"{folder}/photos/deep/er/d.jpg")
     assert [row["file"] for row in rows] == paths
     for row, path in zip(rows, paths):
         views = views_of(path, 5)
-        expected = sum(module_probabilities(folder / "net", e, views).mean(axis=0) for e in (1, 2))
+        expected = sum(peer_probabilities(folder / "net", e, views).mean(axis=0) for e in (1, 2))
         best = np.argsort(-expected)[:5]
         assert [row[f"name_{i}"] for i in range(1, 6)] == [NAMES[label] for label in best]
         probabilities = [float(row[f"probability_{i}"]) for i in range(1, 6)]
@@ -98,12 +98,8 @@ def test_what_cannot_be_read_is_named_and_left_out_with_status_1(folder, name_im
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
-def test_fewer_bits_name_the_same(folder, name_images, dtype):
-    engine = engines.load()
-    try:
-        engine.check(dtype, engine.parse_devices("cpu"))
-    except UserError as error:
-        pytest.skip(str(error))
+def test_fewer_bits_name_the_same(folder, name_images, engine, dtype):
+    require_precision(engine, dtype)
     expected = name_images(1, "cpu", "--images", folder / "photos")
     rows = name_images(1, "cpu", "--dtype", dtype, "--images", folder / "photos")
     agree = sum(row["name_1"] == other["name_1"] for row, other in zip(rows, expected))
@@ -166,10 +162,15 @@ def test_a_terminal_is_not_commanded_by_a_file_name():
 def test_the_page_shows_the_photographs_and_needs_nothing_but_itself(tmp_path):
     path = str(tmp_path / "<i>.jpg")
     paint(path, 3)
-    page = write_page(str(tmp_path / "out.csv"), f"sub.py {path}", named([path] * 300, ["x.jpg"]))
+    page = write_page(
+        str(tmp_path / "out.csv"),
+        f"sub.py {path}",
+        named([path] * (SHOWN_ON_PAGE + 100), ["x.jpg"]),
+    )
     assert page == str(tmp_path / "report-out.html")
     text = open(page, encoding="utf-8").read()  # noqa: SIM115
-    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    sources = re.findall(r'src="([^"]*)"', text)
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', text))
     assert len(sources) == SHOWN_ON_PAGE and f"The first {SHOWN_ON_PAGE}" in text
     picture = np.frombuffer(base64.b64decode(sources[0].partition("base64,")[2]), np.uint8)
     assert cv2.imdecode(picture, cv2.IMREAD_COLOR).shape == (64, 80, 3)

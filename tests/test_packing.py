@@ -46,11 +46,9 @@ def prefix(photographs, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(photographs):
+def whole(script, photographs):
     """The bytes of the .rec, the .idx and the failed.txt that an uninterrupted run makes."""
-    command = [sys.executable, os.path.join(ROOT, "im2rec.py"), *FLAGS]
-    done = subprocess.run([*command, photographs / "train", photographs], capture_output=True)
-    assert done.returncode == 1
+    script("im2rec.py", *FLAGS, photographs / "train", photographs, status=1)
     return contents(photographs / "train")
 
 

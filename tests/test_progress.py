@@ -30,10 +30,11 @@ def test_in_a_pipe_it_is_a_line_now_and_then_and_a_last_one(python):
     assert lines[-1].startswith("packing: 40/40 images, ")
 
 
-def said_on_a_terminal(columns):
+def said_on_a_terminal(columns, work=WORK):
     terminal, end = pty.openpty()
     fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
-    subprocess.run([sys.executable, "-c", WORK], stderr=end, cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-c", work], stderr=end, cwd=ROOT, check=True)
+    os.write(end, b"|")  # else reading what is not there would wait
     os.close(end)
     return os.read(terminal, 100_000).decode()
 
@@ -46,3 +47,9 @@ def test_on_a_terminal_it_is_a_bar_with_the_rate_and_the_time_left():
 
 def test_on_a_terminal_of_no_width_it_is_lines():
     assert "packing: 40/40 images, " in said_on_a_terminal(columns=0)
+
+
+def test_hidden_it_is_nothing(python):
+    hidden = WORK.replace("with ", "progress.hide()\nwith ")
+    assert python(hidden).stderr == ""
+    assert said_on_a_terminal(columns=100, work=hidden) == "|"

@@ -9,11 +9,13 @@ from common.networks.resnet import build_resnet
 from common.training.run_files import RunFiles
 
 
-def test_symbols_are_written_for_the_mxnet_that_trains(tmp_path, mx):
-    engine = engines.load("mxnet")
+def test_symbols_are_written_for_the_mxnet_of_the_engine(tmp_path, engine):
+    engine = engines.load(engine)
     network = Network(build_resnet(10, 3, width=8), {}, {}, "fc1")
     prefix = str(tmp_path / "run")
-    args = argparse.Namespace(model_prefix=prefix, num_epochs=1, top_k="5", ema=0.9)
+    args = argparse.Namespace(
+        model_prefix=prefix, num_epochs=1, top_k="5", ema=0.9, tensorboard=None
+    )
     files = RunFiles(args, engine, network, 0)
     files.begin()
     files.save(1, TrainerState({}, {}, {}, average={}), {})

@@ -142,11 +142,15 @@ def test_python_without_mxnet_is_told_to_run_setup():
     assert f"not installed in {sys.executable}: run sh setup.sh" in errors
 
 
-def test_a_mac_on_arm_is_told_to_take_another_machine():
+def test_a_mac_on_arm_is_told_that_setup_takes_pytorch():
     code = "import platform, sys, common.base.files, ctypes, importlib.metadata, importlib.util;"
     code += "platform.machine = lambda: 'arm64'; sys.platform = 'darwin';" + START
     status, _, errors = run_python("-S", "-c", code)  # -S: without the installed packages
-    assert status == 2 and errors.count("\n") == 1 and "no wheel for macOS on Arm" in errors
+    assert (
+        status == 2
+        and errors.count("\n") == 1
+        and "no wheel for macOS on Arm: run sh setup.sh" in errors
+    )
 
 
 def test_python_3_13_is_told_which_python_mxnet_has():

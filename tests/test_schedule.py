@@ -48,6 +48,13 @@ def test_the_rate_steps_with_the_first_batch_of_an_epoch(batches):
     assert by_update[2 * batches - 1 : 2 * batches + 1] == pytest.approx([0.001, 0.0001])
 
 
+def test_an_update_follows_a_batch_or_several_and_the_last_ones_of_an_epoch():
+    assert [schedule.update_after(number, 4, 1) for number in range(4)] == [1, 2, 3, 4]
+    updates = [schedule.update_after(number, 8, 3) for number in range(8)]
+    assert updates == [None, None, 1, None, None, 2, None, 3]
+    assert [schedule.update_after(number, 2, 5) for number in range(2)] == [None, 1]
+
+
 SCHEDULES = [
     ("--lr-step-epochs", "2,5"),
     ("--lr-step-epochs", "2,5", "--lr-factor", "0.3", "--lr", "0.007"),
@@ -105,9 +112,11 @@ def test_cosine_and_warm_up_reach_their_ends():
             "has more steps than --num-epochs 2 has epochs",
         ),
         (("--optimizer", "sgdd"), "not one of MXNet's: .*adam"),
+        (("--optimizer", "adamw"), "--optimizer adamw: not one of MXNet's"),
         (("--optimizer", "groupadagrad"), "not one of MXNet's"),
         (("--optimizer", "dcasgd", "--mom", "0.9"), "without momentum only: --mom 0"),
         (("--warmup-epochs", "30"), "below --num-epochs"),
+        (("--clip-norm", "-1"), "--clip-norm -1.0: must be 0 or more"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, message):

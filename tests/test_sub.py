@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.made_up import encode, make_photograph, write_records
 from common import engines
-from common.base.files import UserError
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
 from common.data.flags import add_data_args, add_data_aug_args
@@ -22,13 +21,14 @@ from common.data.recordio import read_list
 from common.evaluation.views import complete_view_args, load_views
 from common.networks import checkpoint
 from common.training.batches import open_batches
-from tests.conftest import with_orientation
+from tests.conftest import only, require_precision, with_orientation
 from tests.faults.interruption import freeze
 from tests.made_up_challenge import (
     CATEGORY_IDS,
     SIZE,
+    compute_with_mxnet,
     make_folder,
-    module_probabilities,
+    peer_probabilities,
     pixels,
     read_csv,
     save_network,
@@ -36,42 +36,38 @@ from tests.made_up_challenge import (
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, mx):
+def shared(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("sub"))
 
 
 @pytest.fixture
-def folder(tmp_path, mx):
+def folder(tmp_path):
     return make_folder(tmp_path)
 
 
 @pytest.fixture
-def int8(mx):
+def int8(engine):
     """The engine, or the test is skipped where it does not compute in int8."""
-    engine = engines.load()
-    try:
-        engine.check("int8", engine.parse_devices("cpu"))
-    except UserError as error:
-        pytest.skip(str(error))
-    return engine
+    require_precision(engine, "int8")
+    return engines.load(engine)
 
 
 @pytest.fixture
-def sub(script):
+def sub(script, engine):
     """Call sub.py in a folder: `sub(folder, "1", "cpu")`; return its CSV as {id: categories}."""
 
     def call(folder, *arguments, output="out.csv", status=0):
         flags = ["--data-dir", folder, "--model-prefix", folder / "net", "--batch-size", 4]
-        flags += ["--crop-size", SIZE, "--output", folder / output]
+        flags += ["--crop-size", SIZE, "--output", folder / output, "--engine", engine]
         call.said = script("sub.py", *arguments, *flags, status=status).stderr
         return read_csv(folder / output) if status == 0 else None
 
     return call
 
 
-def test_every_test_image_gets_the_first_five_categories_of_mxnets_module(shared, sub):
+def test_every_test_image_gets_the_first_five_categories_of_a_peer(shared, sub):
     rows = sub(shared, "1", "cpu")
-    probabilities = module_probabilities(shared / "net", 1, pixels(shared, "test"))
+    probabilities = peer_probabilities(shared / "net", 1, pixels(shared, "test"))
     best = np.argsort(-probabilities, axis=1)[:, :5]
     assert list(rows) == list(range(100, 109))
     assert list(rows.values()) == np.array(CATEGORY_IDS)[best].tolist()
@@ -119,7 +115,7 @@ def test_epochs_views_and_devices_are_averaged_as_numpy_does(shared, sub):
     rows = sub(shared, "1,2", "cpu:0,cpu:1", *flags)
     images = pixels(shared, "val")
     expected = sum(
-        weight / 8 * module_probabilities(shared / "net", epoch, view)
+        weight / 8 * peer_probabilities(shared / "net", epoch, view)
         for epoch, weight in ((1, 3), (2, 1))
         for view in (images, images[..., ::-1])
     )
@@ -142,7 +138,7 @@ def test_different_networks_and_ten_views_are_averaged(shared, sub):
     ]
     images = np.array(views)[..., ::-1].transpose(1, 0, 4, 2, 3)  # 10 of (12, 3, 32, 32), RGB
     expected = sum(
-        weight / 30 * module_probabilities(shared / name, 1, view)
+        weight / 30 * peer_probabilities(shared / name, 1, view)
         for name, weight in (("other", 1), ("net", 2))
         for view in images
     )
@@ -216,10 +212,11 @@ def test_records_of_other_images_are_named_before_the_prediction(folder, sub, sc
     assert "predicting" not in sub.said
 
 
-def test_a_killed_run_goes_on_where_it_stopped(folder, sub):
+def test_a_killed_run_goes_on_where_it_stopped(folder, sub, engine):
     expected = sub(folder, "1", "cpu", output="whole.csv")
     command = ["sub.py", "1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net"]
     command += ["--batch-size", 4, "--crop-size", SIZE, "--output", folder / "out.csv"]
+    command += ["--engine", engine]
     process = freeze(folder, ".tmp-out.csv", command)  # all is predicted, nothing is written
     process.kill()
     process.communicate()
@@ -254,6 +251,7 @@ def test_int8_agrees_with_float32_and_is_kept_beside_the_checkpoint(folder, int8
     assert "quantized; its first choice is that of float32 on 12 of 12" in sub.said
 
 
+@only("mxnet")
 @pytest.mark.parametrize("width", [16, 24])
 def test_int8_gives_the_same_probabilities_at_every_call(shared, int8, width):
     """24 channels are padded to 32, and MXNet reads what lies in the padding."""
@@ -268,6 +266,7 @@ def test_int8_gives_the_same_probabilities_at_every_call(shared, int8, width):
     assert [node for node in network.graph["nodes"] if "quantized" in node["op"]]
 
 
+@only("mxnet")
 def test_int8_leaves_the_head_in_float32(shared, int8):
     save_network(str(shared / "head"), 1, num_classes=16)  # the head's channels are not padded
     network = int8.quantize(checkpoint.load(str(shared / "head"), 1), pixels(shared, "val"))
@@ -276,7 +275,7 @@ def test_int8_leaves_the_head_in_float32(shared, int8):
     assert in_int8 == {"_sg_mkldnn_conv"}
 
 
-def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
+def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script, mx):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     network = checkpoint.load(str(folder / "net"), 1)
@@ -290,7 +289,7 @@ def test_onnx_runtime_gives_the_probabilities_of_mxnet(folder, script):
     assert [node.name for node in session.get_inputs()] == ["data"]
     for count in (1, 9):
         (ours,) = session.run(None, {"data": images[:count].astype(np.float32)})
-        expected = module_probabilities(folder / "net", 1, images[:count])
+        expected = compute_with_mxnet(str(folder / "net"), 1, images[:count].astype(np.float32))
         np.testing.assert_allclose(ours, expected, atol=1e-4)
 
 
@@ -354,6 +353,18 @@ def test_the_csv_goes_into_the_current_folder_by_the_name_of_the_epoch(folder, s
     assert said == "submission_epoch_2.csv: 9 images\n"
     assert os.listdir(tmp_path / "elsewhere") == ["submission_epoch_2.csv"]
     assert len(read_csv(tmp_path / "elsewhere" / "submission_epoch_2.csv")) == 9
+
+
+def test_quiet_prints_warnings_alone(folder, script, tmp_path):
+    flags = ["1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net", "--quiet"]
+    flags += ["--crop-size", SIZE, "--set", "val", "--output", tmp_path / "val.csv"]
+    said = script("sub.py", *flags)
+    assert (said.stdout, said.stderr) == ("", "")
+    assert "top-1 error" in (tmp_path / "report-val.csv").read_text()
+    images = sorted((folder / "train_val_images").rglob("*.jpg"))
+    images[0].write_bytes(b"no photograph")
+    said = script("sub.py", *flags)
+    assert said.stdout == "" and "1 images could not be read" in said.stderr
 
 
 def test_a_photograph_on_its_side_is_turned_whether_packed_or_not(folder, sub, script):

@@ -1,4 +1,4 @@
-"""Where MXNet is not installed: which tests are skipped, and the environment of tests/run.sh."""
+"""Where an engine is missing: which tests are skipped, and the environments of tests/run.sh."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from common import engines
 from common.base.files import ROOT
 
 HIDE_AND_TEST = """
@@ -13,8 +14,16 @@ import sys
 
 import pytest
 
-sys.modules["mxnet"] = None  # as good as not installed
+sys.modules["{module}"] = None  # as good as not installed
 sys.exit(pytest.main(["-c", "{folder}/pytest.ini", "-p", "tests.conftest", "-rsE", "{folder}"]))
+"""
+PARTLY = """
+from tests.conftest import only
+
+@only("{module}")
+def test_a(engine): 1 / 0
+def test_b(engine): assert engine != "{module}"
+def test_c(): pass
 """
 # Notes what it is called with; `-m venv FOLDER` makes an environment of such a Python and a ruff.
 FAKE_PYTHON = """#!/bin/sh
@@ -22,25 +31,31 @@ echo "$(basename "$0") $*" >>calls.txt
 case $* in
 --version) echo "Python 3.99.0" ;;
 "-m venv"*)
-    mkdir -p .venv-none/bin
-    cp "$0" .venv-none/bin/python
-    cp "$0" .venv-none/bin/ruff
+    mkdir -p "$4/bin"
+    cp "$0" "$4/bin/python"
+    cp "$0" "$4/bin/ruff"
     ;;
 esac
 """
 
 
-def test_only_what_needs_mxnet_is_skipped(tmp_path, python):
+@pytest.mark.parametrize(("module", "name"), [("mxnet", "MXNet"), ("torch", "PyTorch")])
+def test_only_what_needs_a_missing_engine_is_skipped(tmp_path, python, module, name):
+    """A file that imports it, a test of it, and a test that runs with every engine."""
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
-    (tmp_path / "test_of_mxnet.py").write_text("from common.engines.mxnet.runtime import mx\n")
-    (tmp_path / "test_partly.py").write_text("def test_a(mx): 1 / 0\ndef test_b(): pass\n")
+    runtime = f"common.engines.{module}.runtime"
+    (tmp_path / "test_of_one.py").write_text(f"import {runtime}\n")
+    (tmp_path / "test_partly.py").write_text(PARTLY.format(module=module))
     (tmp_path / "test_broken.py").write_text("import nothing_of_this_name\n")
-    output = python(HIDE_AND_TEST.format(folder=tmp_path)).stdout
-    assert "test_of_mxnet.py:0: MXNet is not installed" in output
+    code = HIDE_AND_TEST.format(folder=tmp_path, module=module)
+    output = python(code).stdout
+    assert f"test_of_one.py:0: {name} is not installed" in output
     assert "ERROR" in output and "nothing_of_this_name" in output
     (tmp_path / "test_broken.py").unlink()
-    done = python(HIDE_AND_TEST.format(folder=tmp_path))
-    assert done.returncode == 0 and "1 passed, 2 skipped" in done.stdout
+    done = python(code)
+    others = sum(engine != module for engine in engines.installed())
+    assert done.returncode == 0, done.stdout
+    assert f"{1 + others} passed, {3 - (others > 0)} skipped" in done.stdout
 
 
 @pytest.fixture
@@ -53,9 +68,9 @@ def run_tests(tmp_path):
     fake.write_text(FAKE_PYTHON)
     fake.chmod(0o755)
 
-    def call(*arguments):
+    def call(*arguments, **chosen):
         (tmp_path / "calls.txt").unlink(missing_ok=True)
-        environ = {**os.environ, "MXNET": "none", "PYTHON": str(fake)}
+        environ = {**os.environ, "PYTHON": str(fake), **(chosen or {"MXNET": "none"})}
         command = ["sh", str(tmp_path / "tests/run.sh"), *arguments]
         subprocess.run(command, check=True, env=environ, capture_output=True)
         return (tmp_path / "calls.txt").read_text().splitlines()
@@ -67,8 +82,17 @@ def test_an_environment_without_mxnet_is_made_once(run_tests, tmp_path):
     calls = run_tests("-k", "image")
     assert "python3.99 -m venv --clear .venv-none" in calls
     assert "python -m pip install --quiet -r requirements/no-mxnet.txt" in calls
-    assert calls[-1] == "python -m pytest -k image"
-    assert run_tests() == ["python3.99 --version", *calls[-3:-1], "python -m pytest"]
+    pytest_and_flags = "python -m pytest -n auto --maxprocesses 8 --dist worksteal"
+    assert calls[-1] == f"{pytest_and_flags} -k image"
+    assert run_tests() == ["python3.99 --version", *calls[-3:-1], pytest_and_flags]
     with open(tmp_path / "requirements/no-mxnet.txt", "a") as stream:
         stream.write("another\n")
     assert "python3.99 -m venv --clear .venv-none" in run_tests()
+
+
+def test_an_environment_of_pytorch_alone_is_of_the_newest_python_and_runs_the_suite(run_tests):
+    calls = run_tests("-k", "image", ENGINE="torch")
+    assert "python3.99 -m venv --clear .venv-torch-only" in calls
+    assert "python -m pip install --quiet -r requirements/torch.txt torch==2.13.0" in calls
+    assert not [call for call in calls if "mxnet" in call or "common.txt" in call]
+    assert calls[-1].startswith("python -m pytest") and calls[-1].endswith("-k image")

@@ -70,6 +70,54 @@ class Unit(nn.Module):
         return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+class PreActivationResNet(nn.Module):
+    """The zoo's ResNet (`common/networks/resnet.py`) as one would write it in PyTorch."""
+
+    def __init__(self, depths, bottleneck=True, num_classes=1000):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.norm = nn.BatchNorm2d(64)
+        channels, units = 64, []
+        for stage, depth in enumerate(depths):
+            out = 64 * 2**stage * (4 if bottleneck else 1)
+            for unit in range(depth):
+                stride = 2 if stage and not unit else 1
+                units.append(PreActivationUnit(channels, out, stride, bottleneck))
+                channels = out
+        self.units = nn.Sequential(*units)
+        self.last_norm = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+
+    def forward(self, x):
+        x = nn.functional.max_pool2d(torch.relu(self.norm(self.stem(x))), 3, 2, 1)
+        x = torch.relu(self.last_norm(self.units(x)))
+        return self.fc(x.mean((2, 3)))
+
+
+class PreActivationUnit(nn.Module):
+    """One residual unit: each convolution reads what a BatchNorm and a ReLU give."""
+
+    def __init__(self, channels, out, stride, bottleneck):
+        super().__init__()
+        sizes = [(out, 3, stride), (out, 3, 1)]
+        if bottleneck:
+            sizes = [(out // 4, 1, 1), (out // 4, 3, stride), (out, 1, 1)]
+        self.norms, self.convs = nn.ModuleList(), nn.ModuleList()
+        self.shortcut = None
+        if stride != 1 or channels != out:
+            self.shortcut = nn.Conv2d(channels, out, 1, stride, bias=False)
+        for width, kernel, step in sizes:
+            self.norms.append(nn.BatchNorm2d(channels))
+            self.convs.append(nn.Conv2d(channels, width, kernel, step, kernel // 2, bias=False))
+            channels = width
+
+    def forward(self, x):
+        first = y = torch.relu(self.norms[0](x))
+        for number, conv in enumerate(self.convs):
+            y = conv(torch.relu(self.norms[number](y)) if number else y)
+        return y + (x if self.shortcut is None else self.shortcut(first))
+
+
 # Kernel, stride, channels, expansion and number of blocks of the stages of EfficientNet-Lite0.
 LITE0_STAGES = [
     (3, 1, 16, 1, 1),

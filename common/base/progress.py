@@ -8,6 +8,14 @@ from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 10
 
+_hidden = False
+
+
+def hide():
+    """Show no progress from now on."""
+    global _hidden
+    _hidden = True
+
 
 def on_terminal():
     """Return whether stderr is a terminal that can show a bar, not a pipe or a file.
@@ -22,6 +30,7 @@ class Progress:
 
     A context manager: `with Progress(len(images), "packing") as progress: progress.update()`.
     A terminal shows a bar. A pipe or a log file gets a line every ten seconds, and a last one.
+    After `hide()` there is neither.
     """
 
     def __init__(self, total, title, unit="images"):
@@ -29,7 +38,7 @@ class Progress:
         self.count = 0
         self._start = self._last_line = time.monotonic()
         self._bar = None
-        if on_terminal():
+        if on_terminal() and not _hidden:
             self._bar = tqdm(total=total, desc=title, unit=f" {unit}", dynamic_ncols=True)
 
     def update(self, count=1):
@@ -54,6 +63,8 @@ class Progress:
         self.close()
 
     def _print_line(self):
+        if _hidden:
+            return
         self._last_line = time.monotonic()
         rate = self.count / max(self._last_line - self._start, 1e-9)
         left = tqdm.format_interval(max(self.total - self.count, 0) / rate)

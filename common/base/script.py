@@ -102,13 +102,23 @@ def _end_on_signals():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start_log(rank=0):
-    """Send log lines to stderr, each with its time and the rank of its machine."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)-15s Node[{rank}] %(message)s",
-        force=True,
-    )
+def start_log(rank=0, is_plain=False):
+    """Send log lines to stderr, each with its time and the rank of its machine.
+
+    A plain log has lines for people: without the time, and without the rank of the first machine.
+    """
+    node = f"Node[{rank}] " if rank or not is_plain else ""
+    time = "" if is_plain else "%(asctime)-15s "
+    logging.basicConfig(level=logging.INFO, format=f"{time}{node}%(message)s", force=True)
+
+
+def be_quiet():
+    """Show warnings and errors alone: no other log lines, no progress, nothing on stdout."""
+    from common.base import progress  # here: the set-up has no tqdm yet
+
+    logging.getLogger().setLevel(logging.WARNING)
+    progress.hide()
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _ask_to_stop(number, _):

@@ -2,7 +2,8 @@
 
 Like `common/data/image.py`: functions on `(H, W, 3)` uint8 BGR arrays, random only through `rng`, a
 `numpy.random.Generator`. The names are those of MXNet's `ImageRecordIter`, whose order is kept:
-resize, affine, pad, crop, colour, mirror. The defaults are the 2017 baseline's.
+resize, affine, pad, crop, colour, mirror. RandAugment comes before the colours, random erasing at
+the end. The defaults are the 2017 baseline's.
 """
 
 import math
@@ -13,6 +14,7 @@ import cv2
 import numpy as np
 
 from common.data.image import center_crop, cover, crop, mirror, resize, resize_shorter_side
+from common.data.rand_augment import rand_augment
 
 _GREY = np.array([0.114, 0.587, 0.299])  # BT.601 luma, of B, G and R
 # Principal components of ImageNet's colours on the 0 to 255 scale (Krizhevsky et al. 2012), one
@@ -45,6 +47,8 @@ class Augmentation:
             whole circle of hues (2 degrees a unit), the others go to 255.
         brightness, contrast, saturation: each factor is uniform in 1 - x to 1 + x.
         pca_noise: standard deviation of the lighting noise along ImageNet's colour components.
+        rand_augment: how many operations of RandAugment, and their magnitude, 0 to 10.
+        random_erasing: share of the images of which a box is replaced by noise.
     """
 
     random_resized_crop: bool = True
@@ -67,6 +71,8 @@ class Augmentation:
     contrast: float = 0.4
     saturation: float = 0.4
     pca_noise: float = 0.1
+    rand_augment: Tuple[int, float] = (0, 0)
+    random_erasing: float = 0.0
 
     def least_side(self, height, width):
         """Return the shorter side from which on no crop has to be enlarged to `(height, width)`."""
@@ -94,7 +100,12 @@ def train_image(image, height, width, augmentation, rng):
         image = random_crop(image, height, width, settings, rng)
     if settings.random_mirror and rng.random() < 0.5:
         image = mirror(image)
-    return shift_hls(jitter_colors(image, settings, rng), settings, rng)
+    if settings.rand_augment[0]:
+        image = rand_augment(image, *settings.rand_augment, rng)
+    image = shift_hls(jitter_colors(image, settings, rng), settings, rng)
+    if settings.random_erasing and rng.random() < settings.random_erasing:
+        image = erase(image, rng)
+    return image
 
 
 def random_box(height, width, area, aspect_ratio, rng):
@@ -228,3 +239,16 @@ def shift_hls(image, augmentation, rng):
     table = np.clip(np.stack(table, axis=1), 0, 255).astype(np.uint8)
     image = cv2.cvtColor(image, cv2.COLOR_BGR2HLS)
     return cv2.cvtColor(cv2.LUT(image, table[np.newaxis]), cv2.COLOR_HLS2BGR)
+
+
+def erase(image, rng):
+    """Replace a random box by noise (random erasing, Zhong et al. 2020, arXiv:1708.04896).
+
+    The box has 0.02 to 1/3 of the area, and an aspect ratio of 0.3 to 1/0.3. Each value in it is
+    uniform in 0 to 255.
+    """
+    box = random_box(*image.shape[:2], (0.02, 1 / 3), (0.3, 1 / 0.3), rng)
+    erased = image.copy()
+    part = crop(erased, *box)
+    part[:] = rng.integers(0, 256, part.shape, np.uint8)
+    return erased

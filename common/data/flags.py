@@ -13,6 +13,7 @@ from common.base.files import DATA_DIR, UserError
 from common.base.help import TypedAction, check_ranges, number, whole
 from common.data.augmentation import Augmentation
 from common.data.loader import MAX_BAD_IMAGES
+from common.data.rand_augment import LARGEST_MAGNITUDE
 
 MAX_SIDE = 10_000  # pixels; an image of that height and width takes 300 MB
 MAX_CLASSES = 1 << 20  # a damaged label would ask for a head of gigabytes
@@ -147,6 +148,26 @@ def add_data_aug_args(parser):
     add("--contrast", type=number, default=defaults.contrast, help="jitter, 0 to 1")
     add("--saturation", type=number, default=defaults.saturation, help="jitter, 0 to 1")
     add("--pca-noise", type=number, default=defaults.pca_noise, help="lighting noise, 0 to 1")
+    add(
+        "--rand-augment",
+        metavar="N,M",
+        help="RandAugment: N operations of magnitude M, 0 to 10, on every image, e.g. 2,9",
+    )
+    add("--random-erasing", type=number, default=0.0, help="share of images with a box of noise")
+    add(
+        "--mixup",
+        type=number,
+        default=0.0,
+        metavar="ALPHA",
+        help="blend pairs of images and their labels, in a share of Beta(ALPHA, ALPHA); 0: off",
+    )
+    add(
+        "--cutmix",
+        type=number,
+        default=0.0,
+        metavar="ALPHA",
+        help="exchange a box between pairs of images; with --mixup: one of both for each batch",
+    )
     return group
 
 
@@ -201,10 +222,27 @@ def parse_colors(flag, text):
     return values
 
 
+def parse_rand_augment(text):
+    """Return (N, M) of `--rand-augment N,M`, (0, 0) without one, or raise `UserError`."""
+    if not text:
+        return 0, 0
+    try:
+        count, magnitude = text.split(",")
+        count, magnitude = int(count), float(magnitude)
+    except ValueError:
+        count, magnitude = 0, 0
+    if not (count >= 1 and 0 <= magnitude <= LARGEST_MAGNITUDE):
+        raise UserError(
+            f"--rand-augment {text}: must be N,M, N operations of magnitude M, 0 to"
+            f" {LARGEST_MAGNITUDE}, e.g. 2,9"
+        )
+    return count, magnitude
+
+
 def check_flags(args):
     """Raise `UserError` for a flag that is out of its range."""
     shares = ("max_bad_images", "class_balance", "brightness", "contrast", "saturation")
-    ranges = dict.fromkeys(shares, (0, 1))
+    ranges = dict.fromkeys((*shares, "random_erasing"), (0, 1))
     ranges.update(
         batch_size=(1, None),
         data_nthreads=(1, 1024),
@@ -226,6 +264,8 @@ def check_flags(args):
         max_random_rotate_angle=(0, 360),  # MXNet's range
         max_random_shear_ratio=(0, 1),
         pca_noise=(0, 10),
+        mixup=(0, None),
+        cutmix=(0, None),
     )
     check_ranges(args, ranges)
     check_batch_fits(args.batch_size, *parse_image_shape(args.image_shape)[1:])
@@ -284,6 +324,8 @@ def augmentation_of(args, eval_side):
         contrast=args.contrast,
         saturation=args.saturation,
         pca_noise=args.pca_noise,
+        rand_augment=parse_rand_augment(args.rand_augment),
+        random_erasing=args.random_erasing,
     )
 
 

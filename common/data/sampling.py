@@ -23,6 +23,16 @@ def epoch_order(num_images, shuffle, seed, epoch, labels=None, class_balance=0.0
     return order
 
 
+def class_shares(labels, num_classes, class_balance=0.0):
+    """Return how often an epoch shows each class, `(num_classes,)`, as shares of all images.
+
+    A class without images counts as if it had one.
+    """
+    sizes = np.bincount(np.asarray(labels, np.int64), minlength=num_classes)
+    weights = np.maximum(sizes, 1) ** (1 - float(class_balance))
+    return weights / weights.sum()
+
+
 def _balance(order, labels, class_balance, rng):
     """Draw `len(order)` images, each as often as its class's weight says.
 

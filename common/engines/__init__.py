@@ -1,25 +1,25 @@
 """Engines: what computes a network, behind one interface: MXNet or PyTorch.
 
 An engine is a package of this folder with the functions and classes below. `load` imports it when
-a step needs it; `import common.engines` does not. Nothing outside of the package imports its
-framework, and it knows nothing of flags, records or checkpoints.
+a step needs it (`choice` says which); `import common.engines` does not. Nothing outside of the
+package imports its framework, and it knows nothing of flags, records or checkpoints.
 
     NAME                                     for people: "MXNet"
+    QUANTIZED                                what its files of 8-bit networks are called: "int8"
     SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
     describe() -> {str: str}                 what it is and what it can do on this machine
     parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
-    check(dtype, devices)                    UserError: these devices do not compute in it
+    check(dtype, devices, compiled=False)    UserError: these devices do not compute in it
     memory_in_use(devices) -> str            for people
     versions() -> {str: str}                 of what it computes with
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
+    layer_shapes(graph, image_shape)         {layer: shape of its output}, for one image
     optimizers() -> {name: settings}         and why one cannot be set: {"momentum": ""}
     Workers(kind, devices)                   who trains together, and what shares gradients
     Trainer(network, devices, options, workers)
-    Predictor(networks, weights, devices, batch_size, image_shape, dtype)
+    Predictor(networks, weights, devices, batch_size, image_shape, dtype, compiled=False)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
-    quantize(network, images) -> Network     the network in 8-bit integers; MXNet only
-    print_summary(graph, image_shape)        the layers as a table; MXNet only
-    draw(graph, image_shape) -> str          the layers in the language of Graphviz; MXNet only
+    quantize(network, images) -> Network     for dtype int8, calibrated on uint8 images
     timm_config(name) -> dict                what timm knows of a network; PyTorch only
     export_onnx(path, network, image_shape)  a network of timm as ONNX; PyTorch only
 
@@ -29,7 +29,8 @@ never depend on the engine that wrote them.
 
     Workers:    rank   size   is_async   agree(value) -> the first worker's
     Trainer:    begin_epoch(epoch)           seeds what is random, by the run's seed and the epoch
-                step(batch, learning_rate) -> () -> (N, classes): to be read when wanted
+                step(batch, learning_rate) -> () -> (N, classes): to be read when wanted;
+                    learning_rate None: the gradients wait for the update of a later batch
                 evaluate(batch) -> (N, classes)
                 synchronize()                waits until everything queued is computed
                 state() -> TrainerState   restore_optimizer(arrays)   restore_average(arrays)
@@ -48,13 +49,18 @@ ENGINES = ("mxnet", "torch")  # in the order of preference
 
 
 def add_engine_arg(parser):
-    """Add the flag that chooses the engine."""
+    """Add the flags that choose the engine and how it works."""
     parser.add_argument(
         "--engine",
         choices=["auto", *ENGINES],
         default="auto",
-        help="what computes the network: MXNet or PyTorch; auto: the one that is installed, MXNet"
-        " where both are (default: auto)",
+        help="what computes the network: MXNet or PyTorch; auto: the one that is installed, and of"
+        " both the one that suits the devices and is faster there (default: auto)",
+    )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="translate the network to code of its own first, which takes minutes; PyTorch only",
     )
 
 
@@ -91,6 +97,7 @@ class TrainerOptions:
             it takes the rate before the first one from here, and servers that make the updates by
             themselves (`Workers.is_async`) take all rates from here.
         dtype: what the network computes in: float32, float16 or bfloat16.
+        compiled: whether the network is compiled for these devices (PyTorch).
         optimizer: a name of `optimizers()`.
         optimizer_settings: all but the learning rate.
         updates_done: updates that were made before, where a run is resumed.
@@ -101,12 +108,16 @@ class TrainerOptions:
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
         average_decay: decay of a moving average of the weights; 0: no average.
         seed: of everything that is random.
+        logit_adjustment: `(num_classes,)`, added to the logits in the loss alone; None: nothing.
+        clip_norm: bound of the norm of all gradients together; 0: none.
+        soft_classes: how many classes the soft labels of a batch have; 0: its labels are numbers.
     """
 
     batch_size: int
     image_shape: Sequence[int]
     schedule: Any
     dtype: str = "float32"
+    compiled: bool = False
     optimizer: str = "sgd"
     optimizer_settings: Dict[str, float] = field(default_factory=dict)
     updates_done: int = 0
@@ -117,6 +128,9 @@ class TrainerOptions:
     compression: Optional[Dict[str, Any]] = None
     average_decay: float = 0.0
     seed: int = 0
+    logit_adjustment: Optional[Any] = None
+    clip_norm: float = 0.0
+    soft_classes: int = 0
 
 
 @dataclass

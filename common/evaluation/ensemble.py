@@ -19,13 +19,16 @@ def load_predictor(args, photographs=None):
         args: the flags of sub.py.
         photographs: a source of images for int8, where there is no validation set.
     """
+    networks = [_load_network(args, *network, photographs) for network in args.networks]
+    logging.info("engine: %s, %s", args.engine.NAME, args.why)
     return args.engine.Predictor(
-        [_load_network(args, *network, photographs) for network in args.networks],
+        networks,
         args.weights,
         args.devices,
         args.batch_size,
         (3, args.crop_size, args.crop_size),
         args.dtype,
+        args.compile,
     )
 
 

@@ -71,6 +71,16 @@ def group_error(name, ranked, labels, chosen=slice(None)):
     )
 
 
+def class_errors(ranked, labels, num_classes):
+    """Return the images, top-1 errors and top-5 errors of each class, (classes,) int64 each."""
+    labels = np.asarray(labels, np.int64)
+    images, *correct = (
+        np.bincount(chosen, minlength=num_classes)
+        for chosen in (labels, labels[hits(ranked, labels, 1)], labels[hits(ranked, labels, 5)])
+    )
+    return (images, *(images - right for right in correct))
+
+
 FREQUENCY_GROUPS = (
     f"few (< {FEW_BELOW})",
     f"medium ({FEW_BELOW} to {MANY_ABOVE})",
@@ -105,7 +115,10 @@ def calibration(confidences, correct, bins=10):
     return rows, gap / max(len(confidences), 1)
 
 
-def confused_pairs(predicted, labels, count=20):
-    """Return the most frequent mistakes: [((true label, predicted label), images)], worst first."""
+def confused_pairs(predicted, labels, count=None):
+    """Return the most frequent mistakes: [((true label, predicted label), images)], worst first.
+
+    All of them where no `count` is given.
+    """
     pairs = Counter((int(t), int(p)) for t, p in zip(labels, predicted) if t != p)
     return sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:count]

@@ -19,7 +19,7 @@ from common.evaluation.scores import format_table
 
 PLACES = 5
 SHOWN_ON_TERMINAL = 20  # photographs; a file and a page name more of them
-SHOWN_ON_PAGE = 200  # of 15 kB each
+SHOWN_ON_PAGE = 1000  # of 15 kB each: a page of 20 MB
 PLACES_ON_TERMINAL = 3
 COMMON_NAMES = 20
 
@@ -143,28 +143,50 @@ def write_page(csv_path, settings, named):
         os.path.basename(csv_path),
         _readable(settings),
         headline,
-        page.table(
-            "the most frequent names",
-            ("name", "photographs"),
-            [(named.names[label], str(-count)) for count, label in common],
+        page.section(
+            "The most frequent names",
+            page.table(
+                [("name", "text"), ("photographs", "number")],
+                [
+                    page.row(page.span(named.names[label], "name"), page.number(-count))
+                    for count, label in common
+                ],
+                sorted_by="photographs",
+            ),
+            name="names",
         ),
-        page.photographs(shown, figures),
+        page.form("photographs-list", "photographs", page.choice("Order", _ORDERS, _SORTS)),
+        page.section(
+            shown, page.listed("photographs", figures, name="photographs-list"), name="photographs"
+        ),
+        links=[("names", "The most frequent names"), ("photographs", shown)],
     )
     with atomic_open(path) as stream:
         stream.write(content)
     return path
 
 
+_ORDERS = (
+    ("file", "as given"),
+    ("name", "by name"),
+    ("most", "the most certain first"),
+    ("least", "the least certain first"),
+)
+_SORTS = 'data-sorts="photographs-list"'
+
+
 def _figure(named, row):
+    """Return a photograph with its names, and what it is sorted by."""
     path = named.paths[row]
     (first, probability), *others = named.places(row)
     lines = [
-        page.span(f"{first} {probability:.0%}", "first"),
-        *(page.span(f"{name} {p:.0%}", "other") for name, p in others),
-        page.span(_readable(path), "file"),
+        page.span(f"{first} {probability:.0%}", "first name"),
+        *(page.span(f"{name} {p:.0%}", "other name") for name, p in others),
+        page.span(_readable(path), "file name"),
     ]
     thumbnail = page.make_thumbnail(read_at_once(path, MAX_RECORD_BYTES))
-    return page.figure(thumbnail, first, "<br>".join(lines))
+    image = page.picture(thumbnail, first) if thumbnail else ""
+    return page.figure(image, "<br>".join(lines)), {"probability": f"{probability:.6f}"}
 
 
 def _readable(path):

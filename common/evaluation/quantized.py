@@ -14,9 +14,9 @@ from common.networks.edits import take_raw_images
 CALIBRATION_IMAGES = 64
 
 
-def quantized_prefix(prefix, epoch):
-    """Return the prefix of the quantized network that is kept beside a checkpoint."""
-    return f"{checkpoint.params_path(prefix, epoch)[: -len('.params')]}-int8"
+def quantized_prefix(engine, prefix, epoch):
+    """Return the prefix of the quantized network that an engine keeps beside a checkpoint."""
+    return f"{checkpoint.params_path(prefix, epoch)[: -len('.params')]}-{engine.QUANTIZED}"
 
 
 def load_quantized(engine, prefix, epoch, devices, make_images):
@@ -25,7 +25,7 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
     It is made where there is none, or one that is older than the checkpoint; `make_images` is
     called only then, and returns the calibration images, (N, 3, H, W) uint8.
     """
-    kept = quantized_prefix(prefix, epoch)
+    kept = quantized_prefix(engine, prefix, epoch)
     made_from = checkpoint.params_path(prefix, epoch)
     made = checkpoint.params_path(kept, 0)
     if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(made_from):
@@ -57,8 +57,9 @@ def spread_images(source, args):
 def agreement(engine, devices, network, quantized, images):
     """Return on how many of the `images` two networks have the same first choice."""
     choices = []
-    for each in (network, quantized):
-        predictor = engine.Predictor([each], [1], devices[:1], len(images), images.shape[1:])
+    size, shape = len(images), images.shape[1:]
+    for each, dtype in ((network, "float32"), (quantized, "int8")):
+        predictor = engine.Predictor([each], [1], devices[:1], size, shape, dtype)
         batch = Batch(images, None, None, pad=0, missing=[])
         ((_, probabilities),) = predictor.predict([batch])
         choices.append(probabilities.argmax(axis=1))

@@ -1,18 +1,12 @@
 """The report on the validation set: a page to look at, and a table beside it."""
 
-import io
+import html
 import os
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
-
 from common.base.files import atomic_open
-from common.evaluation import page
-from common.evaluation.scores import sections, write_scores
-
-PHOTOGRAPHS = 24  # of the worst mistakes
-
-TRAIN_COLOUR, VAL_COLOUR = "#8c96a3", "#d1495b"
+from common.evaluation import page, report_classes
+from common.evaluation.metrics import FREQUENCY_GROUPS
+from common.evaluation.scores import write_scores
 
 
 def write_report(csv_path, settings, scores, predictions, categories, images=None):
@@ -23,7 +17,7 @@ def write_report(csv_path, settings, scores, predictions, categories, images=Non
     Args:
         settings: a line that says how the predictions were made.
         scores: of `common.evaluation.scores.score`.
-        images: an `ImageSet`, for the photographs of the worst mistakes.
+        images: an `ImageSet`, for the photographs.
     """
     stem = page.report_stem(csv_path)
     name = os.path.basename(csv_path)
@@ -40,66 +34,128 @@ def _page(title, settings, scores, predictions, categories, images):
         (f"{overall.top5_error:.2%}", "top-5 error"),
         (f"{scores.calibration_error:.2%}", "calibration error"),
         (f"{overall.images:,}", "images"),
+        (f"{len(scores.classes):,}", "classes"),
     ]
+    photographs = report_classes.Photographs(predictions, images)
+    sections = {
+        "mistakes": ("Worst mistakes", report_classes.mistakes),
+        "pairs": ("Most confused", report_classes.pairs),
+        "classes": ("Classes", report_classes.classes),
+    }
+    parts = {
+        name: make(title, name, scores, categories, photographs)
+        for name, (title, make) in sections.items()
+    }
+    links = [("errors", "Errors"), ("calibration", "Calibration")]
+    links += [(name, title) for name, (title, _) in sections.items() if parts[name]]
     return page.page(
         title,
         settings,
         headline,
-        page.picture(_draw_charts(scores), "errors and calibration", "png"),
-        *(page.table(*section) for section in sections(scores)),
-        _photographs(scores, predictions, categories, images),
+        _overview(scores),
+        _filter(scores, categories),
+        *parts.values(),
+        links=links,
     )
 
 
-def _draw_charts(scores):
-    """Draw the errors of each group, and the reliability diagram; return the bytes of a PNG."""
-    groups = [scores.overall, *scores.by_supercategory, *scores.by_frequency]
-    figure = Figure(figsize=(11, max(3.6, 0.32 * len(groups) + 1)), dpi=110, layout="constrained")
-    bars, reliability = figure.subplots(1, 2, gridspec_kw={"width_ratios": (3, 2)})
-    places = range(len(groups), 0, -1)
-    bars.barh(places, [g.top1_error for g in groups], color="#e9c3c9", label="top-1 error")
-    bars.barh(places, [g.top5_error for g in groups], color=VAL_COLOUR, label="top-5 error")
-    bars.set_yticks(list(places), [_plain(g.group) for g in groups])
-    bars.xaxis.set_major_formatter(PercentFormatter(1))
-    bars.set_xlim(0, 1)
-    bars.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncol=2)
-
-    reliability.plot((0, 1), (0, 1), ":", color=TRAIN_COLOUR)
-    _, _, images, confidence, accuracy = zip(*scores.calibration)
-    areas = [20 + 400 * n / sum(images) for n in images]
-    reliability.plot(confidence, accuracy, color=VAL_COLOUR, linewidth=1)
-    reliability.scatter(
-        confidence, accuracy, areas, color=VAL_COLOUR, alpha=0.7, clip_on=False, zorder=3
+def _overview(scores):
+    groups = [scores.overall, *scores.by_supercategory]
+    frequency = _group_table("training images of the class", scores.by_frequency)
+    return page.columns(
+        page.section("Error by super-category", _group_table("group", groups), name="errors"),
+        "<div>"
+        + page.section("Error by class frequency in training", frequency)
+        + page.section(
+            "Calibration",
+            _draw_calibration(scores),
+            name="calibration",
+            note="How often the network is right, by how sure it is. The area of a dot is the"
+            " number of images; on the dotted line it is right as often as it believes.",
+        )
+        + "</div>",
     )
-    reliability.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(0, 1.03))
-    reliability.set_title("calibration (area: images)", loc="left")
-    for axes in (bars, reliability):
-        axes.spines[["top", "right"]].set_visible(False)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
-    return stream.getvalue()
 
 
-def _plain(text):
-    """Return a name for matplotlib to draw: cut to the length of a line, `$` as a character."""
-    return (text if len(text) <= 40 else f"{text[:39]}…").replace("$", r"\$")
-
-
-def _photographs(scores, predictions, categories, images):
-    figures = []
-    for row in scores.worst[:PHOTOGRAPHS] if images is not None else ():
-        thumbnail = page.make_thumbnail(images.read_image(predictions.ids[row].item()))
-        if thumbnail is None:
-            continue
-        true = categories[predictions.labels[row]].name
-        guesses = "<br>".join(
-            page.span(f"{categories[label].name} {probability:.0%}", "wrong")
-            for label, probability in zip(
-                predictions.ranked[row, :3], predictions.probabilities[row, :3]
-            )
+def _group_table(title, groups):
+    if not groups:
+        return ""
+    header = [(title, "text"), *((name, "number") for name in ("images", "top-1", "top-5"))]
+    rows = [
+        page.row(
+            page.span(g.group, "name"),
+            page.number(g.images),
+            page.share(g.top1_error),
+            page.share(g.top5_error),
         )
-        image_id = page.span(f"image {predictions.ids[row]}", "file")
-        figures.append(
-            page.figure(thumbnail, true, f"{page.span(true, 'true')}<br>{guesses}<br>{image_id}")
+        for g in groups
+    ]
+    return page.table(header, rows)
+
+
+def _filter(scores, categories):
+    groups = sorted({categories[c.label].supercategory for c in scores.classes} - {""})
+    frequencies = {c.frequency for c in scores.classes}
+    frequencies = [group for group in FREQUENCY_GROUPS if group in frequencies]
+    controls = []
+    for label, name, values in (
+        ("Super-category", "supercategory", groups),
+        ("Training images", "frequency", frequencies),
+    ):
+        if len(values) > 1:
+            options = [("", "all"), *((value, value) for value in values)]
+            controls.append(page.choice(label, options, f'name="{name}" data-filters'))
+    return page.form("classes-table", "classes", *controls)
+
+
+# --- The reliability diagram --------------------------------------------------------------------
+
+SIDE, MARGIN, EDGE = 240, 42, 14  # of the diagram, in its own units
+
+
+def _draw_calibration(scores):
+    """Return the reliability diagram as SVG: accuracy against confidence."""
+    total = sum(images for _, _, images, _, _ in scores.calibration)
+    points = []
+    dots = []
+    for low, high, images, confidence, accuracy in scores.calibration:
+        x, y = _place(confidence, accuracy)
+        points.append(f"{x:.1f},{y:.1f}")
+        title = (
+            f"confidence {low:.0%} to {high:.0%}: {images:,} images, {accuracy:.1%} of them right"
         )
-    return page.photographs("Worst mistakes: wrong, and sure of it", figures)
+        radius = (4 + 120 * images / total) ** 0.5
+        dots.append(
+            f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"><title>{html.escape(title)}'
+            "</title></circle>"
+        )
+    ticks = "".join(
+        _svg_text(_place(tick, 0)[0], EDGE + SIDE + 16, f"{tick:.0%}")
+        + _svg_text(MARGIN - 6, _place(0, tick)[1] + 3, f"{tick:.0%}", "end")
+        for tick in (0, 0.5, 1)
+    )
+    (x0, y0), (x1, y1) = _place(0, 0), _place(1, 1)
+    description = (
+        f"Accuracy against confidence; the expected calibration error is"
+        f" {scores.calibration_error:.2%}"
+    )
+    whole = MARGIN + SIDE + EDGE
+    return (
+        f'<svg class="calibration" viewBox="0 0 {whole} {whole}" role="img"'
+        f' aria-label="{description}">\n'
+        f'<rect class="frame" x="{x0}" y="{y1}" width="{x1 - x0}" height="{y0 - y1}"/>'
+        f'<line class="ideal" x1="{x0}" y1="{y0}" x2="{x1}" y2="{y1}"/>'
+        f'<polyline points="{" ".join(points)}"/>{"".join(dots)}{ticks}'
+        f"{_svg_text((x0 + x1) / 2, EDGE + SIDE + 32, 'confidence')}"
+        f'<g transform="translate(10 {(y0 + y1) / 2}) rotate(-90)">{_svg_text(0, 0, "accuracy")}'
+        "</g>\n</svg>"
+    )
+
+
+def _svg_text(x, y, content, anchor="middle"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{content}</text>'
+
+
+def _place(confidence, accuracy):
+    """Return the point of the diagram, (x, y), for two fractions."""
+    return MARGIN + confidence * SIDE, EDGE + (1 - accuracy) * SIDE

@@ -2,7 +2,7 @@
 
 import csv
 from dataclasses import dataclass, field
-from typing import List, Tuple
+from typing import List, Optional, Tuple
 
 import numpy as np
 
@@ -10,6 +10,19 @@ from common.base.files import UserError, atomic_open
 from common.evaluation import metrics
 
 PAIRS = 20
+
+
+@dataclass
+class ClassScore:
+    """The errors of one class over its images; errors are fractions."""
+
+    label: int
+    images: int
+    top1_error: float
+    top5_error: float
+    train_images: Optional[int] = None  # None where the training list is not known
+    frequency: str = ""  # one of `metrics.FREQUENCY_GROUPS`; "" where it is not known
+    taken_for: Optional[Tuple[int, int]] = None  # (label, images) of the most frequent mistake
 
 
 @dataclass
@@ -22,6 +35,8 @@ class Scores:
     calibration: List[Tuple]  # (low, high, images, mean confidence, accuracy) a bin
     calibration_error: float
     confused: List[Tuple]  # (true name, predicted name, images), the most frequent first
+    pairs: List[Tuple]  # the same as ((true label, predicted label), images)
+    classes: List[ClassScore]  # those that have images, the largest error first
     worst: List[int] = field(default_factory=list)  # rows of mistakes, the most confident first
 
 
@@ -47,11 +62,12 @@ def score(predictions, categories, train_labels=()):
     confidence = predictions.probabilities[:, 0]
     bins, error = metrics.calibration(confidence, correct)
     names = [category.name for category in categories]
-    by_frequency = []
+    counts, groups, by_frequency = None, None, []
     if len(train_labels):
         counts = np.bincount(train_labels, minlength=len(categories))
         groups = metrics.frequency_groups(counts)
         by_frequency = metrics.error_by_group(ranked, labels, groups, metrics.FREQUENCY_GROUPS)
+    pairs = metrics.confused_pairs(ranked[:, 0], labels)
     wrong = ~correct if predictions.found is None else ~correct & predictions.found
     worst = sorted(np.flatnonzero(wrong).tolist(), key=lambda row: -confidence[row])
     return Scores(
@@ -60,12 +76,31 @@ def score(predictions, categories, train_labels=()):
         by_frequency,
         bins,
         error,
-        [
-            (names[true], names[predicted], images)
-            for (true, predicted), images in metrics.confused_pairs(ranked[:, 0], labels, PAIRS)
-        ],
+        [(names[true], names[taken], images) for (true, taken), images in pairs[:PAIRS]],
+        pairs[:PAIRS],
+        _by_class(ranked, labels, pairs, len(categories), counts, groups),
         worst,
     )
+
+
+def _by_class(ranked, labels, pairs, num_classes, train_counts, groups):
+    images, top1_errors, top5_errors = metrics.class_errors(ranked, labels, num_classes)
+    taken_for = {}
+    for (true, predicted), count in pairs:  # the most frequent first
+        taken_for.setdefault(true, (predicted, count))
+    classes = [
+        ClassScore(
+            label,
+            int(images[label]),
+            top1_errors[label] / images[label],
+            top5_errors[label] / images[label],
+            None if train_counts is None else int(train_counts[label]),
+            "" if groups is None else groups[label],
+            taken_for.get(label),
+        )
+        for label in np.flatnonzero(images).tolist()
+    ]
+    return sorted(classes, key=lambda c: (-c.top1_error, -c.top5_error, -c.images))
 
 
 def _by_supercategory(ranked, labels, categories):

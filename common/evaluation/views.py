@@ -41,8 +41,8 @@ def add_view_args(parser):
         "--dtype",
         choices=["float32", "bfloat16", "float16", "int8"],
         default="float32",
-        help="bfloat16 and int8 are for CPUs, float16 for GPUs; int8 is calibrated on val once and"
-        " kept beside the checkpoint (default: %(default)s)",
+        help="bfloat16 is for CPUs, float16 for GPUs (PyTorch: where the device has it); int8 is"
+        " for CPUs, calibrated on val once and kept beside the checkpoint (default: %(default)s)",
     )
     add("--batch-size", type=whole, default=16, help="images a batch (default: %(default)s)")
     add(

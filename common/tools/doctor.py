@@ -19,9 +19,11 @@ from common.base.files import DATA_DIR, MODEL_DIR, ROOT, UserError
 from common.base.help import Parser
 from common.base.processor import usable_cores
 from common.data.annotations import annotation_path
+from common.setup import interpreters, machine
 
 # The packages that engines compute with; three of them provide the module `mxnet`.
 _FRAMEWORKS = ("mxnet", "mxnet-cu117", "mxnet-cu80", "torch")
+_ENGINE_NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 _MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
 _SETS = ("train", "val", "test")
 _IMAGE = re.compile(rb'"file_name"')
@@ -76,8 +78,12 @@ def _cv2():
 def _print_engines():
     cores = usable_cores()
     _print("Cores", f"{cores} usable of {os.cpu_count()} (hyper-threads counted)")
-    names, failures = engines.installed() or ["auto"], []
-    for name in names:
+    installed, failures = engines.installed(), []
+    for name in engines.ENGINES:
+        if name not in installed:
+            reason = why_missing(name, machine.look(), sys.version_info[:2])
+            _print(_ENGINE_NAMES[name], reason)
+            continue
         try:
             described = engines.load(name).describe()
         except UserError as error:
@@ -85,10 +91,33 @@ def _print_engines():
             continue
         for title, text in described.items():
             _print(title, text)
-    if len(failures) == len(names):
+    if not installed:
+        engines.load()  # says in its error what to do
+    if len(failures) == len(installed):
         raise failures[0]
     for failure in failures:
         _print("Fails", failure)
+
+
+def why_missing(name, here, python):
+    """Return why an engine is not installed, and what would install it.
+
+    Args:
+        here: the `Machine`.
+        python: the version of this Python, e.g. `(3, 11)`.
+    """
+    kind, reason = machine.choose(here, has_python=True)
+    if name == "mxnet" and kind == "torch":
+        return f"not installed: {reason}"
+    this = interpreters.Interpreter(sys.executable, tuple(python))
+    versions = interpreters.range_of("both")
+    if this.fits("both"):
+        return "not installed; for both engines in one environment: sh setup.sh both"
+    other = "VENV=.venv-2 sh setup.sh" + (f" {kind}" if name == "mxnet" else " torch")
+    return (
+        f"not installed: this is {this}, and both engines in one environment need {versions};"
+        f" in another one: {other}"
+    )
 
 
 def nvidia_smi():

@@ -23,7 +23,7 @@ from common import engines
 from common.base import fetch
 from common.base.files import MODEL_DIR, UserError, atomic_open, require_file
 from common.base.help import Parser, number, whole
-from common.networks import checkpoint, timm_pretrained, torch_networks
+from common.networks import checkpoint, summary, timm_pretrained, torch_networks
 from common.networks.catalogue import CATALOGUE
 from common.networks.pretrained import (
     fetch_network,
@@ -102,16 +102,17 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
         if not os.path.exists(checkpoint.symbol_path(name)) and not _epochs_in(model_dir, name):
             print(f"not in {model_dir}; get it with: python -m common.modelzoo fetch {entry.name}")
             return
-    engine = engines.load("mxnet")  # which has the table of layers
+    engine = engines.load()
     network = load_pretrained(name, engine.infer_shapes, model_dir, epoch)
     shape = (3, image_size, image_size)
-    engine.print_summary(network.graph, shape)
+    layers = engine.layer_shapes(network.graph, shape)
+    print(summary.table(network.graph, layers, network.shapes()))
     trained, running = (
         sum(array.size for array in arrays.values()) for arrays in (network.params, network.stats)
     )
     print(f"{trained:,} parameters, {running:,} running statistics")
     if plot is not None:
-        _draw(engine.draw(network.graph, shape), plot)
+        _draw(summary.drawing(network.graph, layers), plot)
         print(f"{plot}: the layers as a drawing")
 
 

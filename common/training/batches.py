@@ -14,6 +14,7 @@ from common.data.class_checks import check_classes
 from common.data.flags import MAX_CLASSES, augmentation_of, check_flags, parse_image_shape
 from common.data.image import eval_image, eval_side
 from common.data.loader import Batch, Loader, RecordSource
+from common.data.mixing import Mixing
 
 
 @dataclass
@@ -23,11 +24,13 @@ class TrainingData:
     Attributes:
         train, val: `Loader`s, or the made-up images of `--benchmark 1`; val may be None.
         num_classes: of the network.
+        train_labels: of all training images; None with `--benchmark 1`.
     """
 
     train: Any
     val: Optional[Loader]
     num_classes: int
+    train_labels: Optional[np.ndarray] = None
 
     def close(self):
         """End the decoding threads."""
@@ -41,6 +44,8 @@ class MadeUpImages:
 
     With it the time of a training run is the network's alone.
     """
+
+    mixing = None  # nothing is changed at random
 
     def __init__(
         self, batch_size, image_shape, num_classes, seed=0, num_batches=500, allocate=None
@@ -94,7 +99,7 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         val_source = _open_source(args.data_val, args.data_val_idx, args.data_dir, "val.rec")
     else:
         logging.warning("%s/val.rec: not found; training runs without validation", args.data_dir)
-    num_classes = _check_contents(args, train_source, val_source)
+    num_classes, train_labels = _check_contents(args, train_source, val_source)
     _check_batch_size(args, train_source, num_workers)
     for source in filter(None, (train_source, val_source)):
         source.num_classes = num_classes
@@ -118,10 +123,11 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         num_parts=num_workers,
         class_balance=args.class_balance,
         decode_at_least=augmentation.least_side(height, width) if args.fast_decode else None,
+        mixing=_mixing_of(args, num_classes),
         **common,
     )
     if val_source is None:
-        return TrainingData(train, None, num_classes)
+        return TrainingData(train, None, num_classes, train_labels)
     val = Loader(
         val_source,
         transform=functools.partial(_eval, height, width, side),
@@ -129,7 +135,13 @@ def open_batches(args, rank=0, num_workers=1, allocate=None):
         decode_at_least=side if args.fast_decode else None,
         **common,
     )
-    return TrainingData(train, val, num_classes)
+    return TrainingData(train, val, num_classes, train_labels)
+
+
+def _mixing_of(args, num_classes):
+    if args.mixup or args.cutmix:
+        return Mixing(num_classes, args.mixup, args.cutmix, args.label_smoothing)
+    return None
 
 
 def _train(height, width, augmentation, image, rng):
@@ -145,7 +157,10 @@ def _open_source(rec_path, idx_path, data_dir, name):
 
 
 def _check_contents(args, train_source, val_source):
-    """Return the number of classes; refuse flags and records that contradict each other."""
+    """Return the number of classes and the training labels.
+
+    Refuses flags and records that contradict each other.
+    """
     labels = {source.path: source.labels() for source in (train_source, val_source) if source}
     for path, values in labels.items():
         if not (values >= 0).all() or (values % 1).any():
@@ -183,7 +198,7 @@ def _check_contents(args, train_source, val_source):
             len(train_source),
         )
     args.num_classes, args.num_examples = num_classes, len(train_source)
-    return num_classes
+    return num_classes, labels[train_source.path]
 
 
 def _check_batch_size(args, train_source, num_workers):

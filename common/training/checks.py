@@ -53,6 +53,18 @@ def check_timm_flags(args):
         raise UserError(f"--rgb-mean, --rgb-std: {name} normalises images itself; leave them out")
 
 
+def check_patience(args, data, workers):
+    """Raise `UserError` where `--patience` has no validation to wait for."""
+    if args.patience and data.val is None:
+        raise UserError(
+            f"--patience {args.patience}: needs validation records; make val.rec, or leave it out"
+        )
+    if args.patience and workers.size > 1:
+        raise UserError(
+            f"--patience {args.patience}: only the first of several workers validates; leave it out"
+        )
+
+
 def check_batch_size(args, devices):
     """Raise `UserError` where a batch has less than one image for each device."""
     if args.batch_size < len(devices):

@@ -11,11 +11,13 @@ import numpy as np
 
 from common.base.files import UserError, exclusive_lock
 from common.base.processor import usable_cores
+from common.data.sampling import class_shares
 from common.engines import TrainerOptions
 from common.networks import checkpoint
 from common.training import schedule
 from common.training.flags import parse_top_k
 from common.training.history import EpochMeter, Tally, last_epoch, log_path
+from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
 
@@ -73,7 +75,9 @@ class Run:
         self.begin_epoch, self.top_ks = begin_epoch, parse_top_k(args.top_k)
         self.is_first = workers.rank == 0
         # In dist_async every worker's gradients are an update of their own.
-        self._updates_an_epoch = len(data.train) * (workers.size if workers.is_async else 1)
+        num_batches = len(data.train)
+        updates = schedule.update_after(num_batches - 1, num_batches, args.accumulate)
+        self._updates_an_epoch = updates * (workers.size if workers.is_async else 1)
         self.schedule = schedule.of_flags(args, self._updates_an_epoch)
         self.files = RunFiles(args, engine, network, begin_epoch, classes)
         frozen = ()
@@ -97,6 +101,7 @@ class Run:
             image_shape=self.data.train.image_shape,
             schedule=self.schedule,
             dtype=args.dtype,
+            compiled=args.compile,
             optimizer=name,
             optimizer_settings=settings,
             updates_done=self.begin_epoch * self._updates_an_epoch,
@@ -107,7 +112,18 @@ class Run:
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
             seed=args.seed,
+            clip_norm=args.clip_norm,
+            logit_adjustment=self._logit_adjustment(),
+            soft_classes=self.data.num_classes if self.data.train.mixing else 0,
         )
+
+    def _logit_adjustment(self):
+        """Return what the loss adds to the logits (Menon et al. 2021, arXiv:2007.07314)."""
+        labels = self.data.train_labels
+        if not self.args.logit_adjustment or labels is None:
+            return None
+        shares = class_shares(labels, self.data.num_classes, self.args.class_balance)
+        return (self.args.logit_adjustment * np.log(shares)).astype(np.float32)
 
     def _restore(self):
         """Give the trainer what the checkpoint keeps beside the weights."""
@@ -142,16 +158,21 @@ class Run:
             if self.is_first:
                 self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
                 self.files.begin()
+                lines = EpochLines(self.args, self.files.history, saved)
                 if self.args.initial_validation or self.files.history.lacks_validation(saved):
                     self._validate(saved)
+                    lines.log_first()
                 self.files.draw_curves()  # where the run was killed before it did
                 self.files.prune(saved)
             for epoch in range(saved, self.args.num_epochs):
+                if self._has_stalled():
+                    break
                 meter = self.train_epoch(epoch)
                 if self.is_first:
                     self._save(epoch + 1, meter)
                     saved = epoch + 1
                     self._validate(saved)
+                    lines.log(saved)
                     self.files.draw_curves()
                     self.files.prune(saved)
         except (KeyboardInterrupt, OSError):  # stopped, or the disk is full
@@ -159,18 +180,28 @@ class Run:
                 logging.warning("stopped; %s", self.files.how_to_resume(saved))
             raise
 
+    def _has_stalled(self):
+        """Return whether `--patience` is at its end; the log says so, of earlier runs too."""
+        patience = self.args.patience
+        if not patience or self.files.history.epochs_since_best() < patience:
+            return False
+        logging.info("--patience %d: validation's top-1 accuracy has not improved: stops", patience)
+        return True
+
     def train_epoch(self, epoch):
         """Train with every batch once; return the `EpochMeter` that has counted them."""
         train = self.data.train
         self.trainer.begin_epoch(epoch)
         train.set_epoch(epoch)
-        first_update = epoch * self._updates_an_epoch + 1
-        meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks)
+        updates_before = epoch * self._updates_an_epoch
+        title = bar_title(self.args, epoch)
+        meter = EpochMeter(epoch, train, self.args.disp_batches, self.top_ks, title)
         # Counted one batch late, so that Python never waits for the batch that it has just queued.
         waiting = None
         with meter, contextlib.closing(iter(train)) as batches:
             for number, batch in enumerate(batches):
-                rate = self.schedule.rate(first_update + number)
+                update = schedule.update_after(number, len(train), self.args.accumulate)
+                rate = None if update is None else self.schedule.rate(updates_before + update)
                 read = self.trainer.step(batch, rate)
                 if waiting is not None:
                     self._count(meter, epoch, *waiting)
@@ -223,7 +254,7 @@ class Run:
             f"Epoch[{epochs_done - 1}] Validation" if epochs_done else "Before training: validation"
         )
         for name, value in tally.named():
-            logging.info("%s-%s=%f", title, name, value)
+            mxnet_lines.info("%s-%s=%f", title, name, value)
         self.files.history.update(epochs_done, tally.row("val_"))
 
     def report_needs(self):

@@ -7,7 +7,8 @@ import os
 from common.base.files import MODEL_DIR, UserError
 from common.base.help import number, whole
 from common.engines import add_engine_arg
-from common.training import schedule
+from common.training import recipes, schedule
+from common.training.log_lines import add_log_args
 
 DTYPES = ("float32", "float16", "bfloat16")
 KV_STORES = ("local", "device", "nccl", "dist_sync", "dist_device_sync", "dist_async")
@@ -50,14 +51,31 @@ def add_fit_args(parser):
     schedule.add_schedule_args(parser)
 
     group = parser.add_argument_group("Training")
+    recipes.add_recipe_arg(group)
     group.add_argument(
         "--batch-size", type=whole, default=48, help="images in a batch of all devices together"
+    )
+    group.add_argument(
+        "--accumulate",
+        type=whole,
+        default=1,
+        metavar="N",
+        help="batches of one update: the mean of their gradients counts, and the memory is that of"
+        " one batch",
     )
     group.add_argument(
         "--label-smoothing",
         type=number,
         default=0.0,
         help="share of the label that is spread over the other classes, 0 to below 1",
+    )
+    group.add_argument(
+        "--logit-adjustment",
+        type=number,
+        default=0.0,
+        metavar="TAU",
+        help="add TAU times the logarithm of a class's share of the training images to its logit"
+        " in the loss, so that rare classes are predicted as often as they should; e.g. 1; 0: off",
     )
     group.add_argument(
         "--ema",
@@ -71,9 +89,8 @@ def add_fit_args(parser):
         default="5",
         help="top-k accuracies to report, e.g. 3,5; 1 and 5 are always reported",
     )
-    group.add_argument(
-        "--disp-batches", type=whole, default=20, help="batches between two lines of the log"
-    )
+
+    add_log_args(parser.add_argument_group("Log"))
 
     group = parser.add_argument_group("Checkpoints")
     group.add_argument(
@@ -100,6 +117,11 @@ def add_fit_args(parser):
         help="keep the N newest checkpoints and the best by validation top-5; 0: all",
     )
     group.add_argument(
+        "--tensorboard",
+        metavar="DIR",
+        help="write TensorBoard's event files there too, one for each epoch",
+    )
+    group.add_argument(
         "--initial-validation",
         type=whole,
         default=1,
@@ -119,8 +141,12 @@ def check_flags(args, engine):
         logging.warning(warning)
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: must be 1 or more")
+    if args.accumulate < 1:
+        raise UserError(f"--accumulate {args.accumulate}: must be 1 or more")
     if not 0 <= args.label_smoothing < 1:
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
+    if not 0 <= args.logit_adjustment <= 10:
+        raise UserError(f"--logit-adjustment {args.logit_adjustment}: must be 0 to 10, e.g. 1")
     if args.ema and not 0 < args.ema < 1:
         raise UserError(f"--ema {args.ema}: the decay must lie between 0 and 1, e.g. 0.999")
     if args.keep < 0 or args.load_epoch < 0 or args.disp_batches < 1:

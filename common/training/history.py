@@ -10,6 +10,7 @@ import numpy as np
 
 from common.base.files import UserError, atomic_open, require_file
 from common.base.progress import Progress, on_terminal
+from common.training.log_lines import mxnet_lines
 
 
 class Tally:
@@ -57,12 +58,13 @@ class Tally:
 class EpochMeter:
     """The speed and the scores of a running epoch, as a bar or as MXNet's log lines."""
 
-    def __init__(self, epoch, train, lines_apart, top_ks):
+    def __init__(self, epoch, train, lines_apart, top_ks, title):
+        """Begin to count epoch `epoch`, from 0; `title` is what the bar calls it."""
         self.epoch, self.tally = epoch, Tally(top_ks)
         self._lines_apart, self._recent = lines_apart, Tally(top_ks)
         self._bar, self._batch_size = None, train.batch_size
         if on_terminal():  # the last batch counts as a whole one
-            self._bar = Progress(len(train) * train.batch_size, f"Epoch {epoch}")
+            self._bar = Progress(len(train) * train.batch_size, title)
         self._start = self._line_start = time.monotonic()
 
     def __enter__(self):
@@ -84,7 +86,7 @@ class EpochMeter:
             speed = self._recent.images / (now - self._line_start)
             scores = "\t".join(f"{name}={value:f}" for name, value in self._recent.named())
             line = "Epoch[%d] Batch [%d]\tSpeed: %.2f samples/sec\t%s"
-            logging.info(line, self.epoch, number + 1, speed, scores)
+            mxnet_lines.info(line, self.epoch, number + 1, speed, scores)
             self._recent, self._line_start = Tally(self._recent.top_ks), now
 
     @property
@@ -95,8 +97,8 @@ class EpochMeter:
     def log_epoch(self):
         """Log the lines that MXNet's tools/parse_log.py reads."""
         for name, value in self.tally.named():
-            logging.info("Epoch[%d] Train-%s=%f", self.epoch, name, value)
-        logging.info("Epoch[%d] Time cost=%.3f", self.epoch, self.seconds)
+            mxnet_lines.info("Epoch[%d] Train-%s=%f", self.epoch, name, value)
+        mxnet_lines.info("Epoch[%d] Time cost=%.3f", self.epoch, self.seconds)
 
 
 def log_path(prefix):
@@ -181,6 +183,13 @@ class History:
         """Return the epoch (1 or later) of the best validation top-5 accuracy, or None."""
         scored = [e for e, row in self.rows.items() if e > 0 and row.get("val_top5")]
         return max(scored, key=self._score, default=None)
+
+    def epochs_since_best(self):
+        """Return how many epochs have passed since the first of the best validation top-1."""
+        scores = {e: float(r["val_top1"]) for e, r in self.rows.items() if e and r.get("val_top1")}
+        if not scores:
+            return 0
+        return max(scores) - max(sorted(scores), key=scores.get)
 
     def _score(self, epoch):
         row = self.rows[epoch]

@@ -14,9 +14,10 @@ import numpy as np
 from common.base.files import ROOT, UserError, atomic_open
 from common.data import class_table
 from common.networks import checkpoint
-from common.training import curves
+from common.training import curves, event_files
 from common.training.flags import parse_top_k
 from common.training.history import History, log_path
+from common.training.log_lines import mxnet_lines
 
 
 class RunFiles:
@@ -58,6 +59,9 @@ class RunFiles:
         checkpoint.require_targets(args.model_prefix)
         checkpoint.require_one_kind(args.model_prefix, self._network)
         self.history = History(log_path(args.model_prefix), parse_top_k(args.top_k), epochs_done)
+        if args.tensorboard:
+            os.makedirs(args.tensorboard, exist_ok=True)
+            event_files.forget_after(args.tensorboard, self._run_name(), epochs_done)
         if epochs_done >= args.num_epochs:
             logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
             return
@@ -84,13 +88,19 @@ class RunFiles:
         trained = network.with_arrays(state.params, state.stats)
         checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
         self.history.update(epochs_done, columns)
-        logging.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))
+        mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))
 
     def draw_curves(self):
-        """Draw the learning curves of the log."""
+        """Draw the learning curves of the log, for TensorBoard too."""
         if self.history.rows:
             prefix = self._args.model_prefix
             curves.plot_curves(log_path(prefix), f"{prefix}-curves.png")
+            if self._args.tensorboard:
+                epoch, row = max(self.history.rows.items())
+                event_files.write_epoch(self._args.tensorboard, self._run_name(), epoch, row)
+
+    def _run_name(self):
+        return os.path.basename(self._args.model_prefix)
 
     def prune(self, epochs_done):
         """Remove the checkpoints that `--keep` does not keep."""

@@ -12,6 +12,13 @@ def add_schedule_args(parser):
     """Add the flags of the optimizer and its learning rate."""
     group = parser.add_argument_group("Schedule", "the optimizer and its learning rate")
     group.add_argument("--num-epochs", type=whole, default=30, help="epochs of the whole run")
+    group.add_argument(
+        "--patience",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="stop when validation's top-1 accuracy has not improved for N epochs; 0: never",
+    )
     group.add_argument("--lr", type=number, default=0.01, help="learning rate of the first epoch")
     group.add_argument(
         "--lr-factor", type=number, default=0.1, help="factor of the rate at each step"
@@ -34,7 +41,11 @@ def add_schedule_args(parser):
         default=0,
         help="epochs in which the rate grows from 0 to --lr; may be a fraction, e.g. 0.5",
     )
-    group.add_argument("--optimizer", default="sgd", help="any of MXNet's, by its name")
+    group.add_argument(
+        "--optimizer",
+        default="sgd",
+        help="any of MXNet's, by its name; adamw with --engine torch",
+    )
     group.add_argument("--mom", type=number, default=0.0, help="momentum, 0 to below 1")
     group.add_argument(
         "--momentum-correction",
@@ -45,6 +56,12 @@ def add_schedule_args(parser):
         " MXNet",
     )
     group.add_argument("--wd", type=number, default=0.0, help="weight decay")
+    group.add_argument(
+        "--clip-norm",
+        type=number,
+        default=0.0,
+        help="bound of the norm of all gradients together, e.g. 1; 0: none",
+    )
     return group
 
 
@@ -72,6 +89,8 @@ def check_schedule(args, engine):
     """
     if args.num_epochs < 1:
         raise UserError(f"--num-epochs {args.num_epochs}: must be 1 or more")
+    if args.patience < 0:
+        raise UserError(f"--patience {args.patience}: must be 0 or more")
     if not 0 < args.lr < math.inf:
         raise UserError(f"--lr {args.lr}: must be more than 0")
     if not 0 < args.lr_factor <= 1:
@@ -80,6 +99,8 @@ def check_schedule(args, engine):
         raise UserError(f"--mom {args.mom}: must be from 0 to below 1")
     if not 0 <= args.wd < math.inf:
         raise UserError(f"--wd {args.wd}: must be 0 or more")
+    if not 0 <= args.clip_norm < math.inf:
+        raise UserError(f"--clip-norm {args.clip_norm}: must be 0 or more")
     if not 0 <= args.warmup_epochs < args.num_epochs:
         raise UserError(f"--warmup-epochs {args.warmup_epochs}: must be 0 to below --num-epochs")
     warnings = _check_optimizer(args, engine)
@@ -124,6 +145,17 @@ def of_flags(args, updates_an_epoch):
         warmup_updates=round(args.warmup_epochs * updates_an_epoch),
         num_updates=args.num_epochs * updates_an_epoch,
     )
+
+
+def update_after(number, num_batches, accumulate):
+    """Return which update of an epoch, 1 or more, follows batch `number`, from 0 on.
+
+    None where more of the `accumulate` batches of an update are to come. The last update of an
+    epoch is made with the batches that are left.
+    """
+    if (number + 1) % accumulate and number + 1 < num_batches:
+        return None
+    return number // accumulate + 1
 
 
 @dataclass(frozen=True)

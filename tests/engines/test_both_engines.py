@@ -53,7 +53,6 @@ def test_one_engine_resumes_and_submits_what_the_other_has_trained(
 def test_an_engine_that_lacks_something_says_so_in_one_line(script, sample, tmp_path):
     lacking = {
         ("fine-tune.py", "--kv-store", "dist_sync"): "--engine torch trains on one machine",
-        ("sub.py", "1", "cpu", "--dtype", "int8"): "use --engine mxnet",
     }
     for (name, *flags), message in lacking.items():
         done = script(name, *flags, "--data-dir", sample, "--engine", "torch", status=2)

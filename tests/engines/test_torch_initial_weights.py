@@ -1,20 +1,14 @@
 """New layers begin as MXNet's Module draws them."""
 
-import importlib.util
-
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common.engines.torch.initial_weights import draw
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import infer_shapes
-from common.networks import edits
+from common.networks import edits, symbol_file
 from common.networks.graph import Builder
 from common.networks.resnet import build_resnet
-from tests.random_networks import with_random_weights
 
 
 def drawn(graph, seed=0):
@@ -24,6 +18,16 @@ def drawn(graph, seed=0):
         name: draw(name, shape, attributes[name], generator).numpy()
         for name, shape in infer_shapes(graph, (3, 32, 32)).items()
     }
+
+
+def drawn_by_mxnet(mx, graph):
+    """`{name: numpy array}` as MXNet's trainer begins."""
+    module = mx.mod.Module(mx.sym.load_json(symbol_file.to_json(graph)))
+    module.bind([("data", (1, 3, 32, 32))], [("softmax_label", (1,))])
+    mx.random.seed(0)
+    module.init_params(mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2))
+    params, stats = module.get_params()
+    return {name: array.asnumpy() for name, array in {**params, **stats}.items()}
 
 
 def with_prelu():
@@ -38,13 +42,8 @@ def with_prelu():
 @pytest.mark.parametrize(
     "graph", [build_resnet(10, 5, width=32), with_prelu()], ids=["bn", "prelu"]
 )
-def test_weights_are_as_large_as_mxnets_and_the_rest_is_equal(graph):
-    if importlib.util.find_spec("mxnet") is None:
-        pytest.skip("needs MXNet")
-    xavier = {"rnd_type": "gaussian", "factor_type": "in", "magnitude": 2}
-    network = with_random_weights(graph, 32, 0, **xavier)
-    expected = {**network.params, **network.stats}
-    got = drawn(graph)
+def test_weights_are_as_large_as_mxnets_and_the_rest_is_equal(graph, mx):
+    expected, got = drawn_by_mxnet(mx, graph), drawn(graph)
     assert got.keys() == expected.keys()
     for name, array in expected.items():
         assert got[name].dtype == np.float32

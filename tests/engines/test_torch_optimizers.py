@@ -1,15 +1,13 @@
 """The optimizers of the torch engine make MXNet's updates, and keep MXNet's state."""
 
-import importlib.util
+import importlib
 
 import numpy as np
 import pytest
 
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
-
 from common.engines.torch.optimizers import Optimizer, optimizers
 from common.engines.torch.runtime import torch
+from tests.conftest import require_engine
 
 # Of every kind that the rules treat in a way of its own.
 SHAPES = {
@@ -31,8 +29,9 @@ SETTINGS = {
     "sgd": {"momentum": 0.9},
     "signum": {"momentum": 0.9, "wd_lh": 0.01},
 }
+NOT_COMPARED = ("sgld", "adamw")  # which draws noise; which MXNet lacks
 CASES = {
-    **{name: (name, SETTINGS.get(name, {})) for name in optimizers() if name != "sgld"},
+    **{name: (name, SETTINGS.get(name, {})) for name in optimizers() if name not in NOT_COMPARED},
     **{f"{name} without momentum": (name, {"momentum": 0.0}) for name in SETTINGS},
     "rmsprop centered": ("rmsprop", {"centered": True}),
 }
@@ -45,8 +44,7 @@ def draw(seed):
 
 
 def load_mxnet():
-    if importlib.util.find_spec("mxnet") is None:
-        pytest.skip("needs MXNet")
+    require_engine("mxnet")
     return importlib.import_module("common.engines.mxnet.runtime").mx
 
 
@@ -135,10 +133,28 @@ def test_the_names_are_mxnets():
     from common.engines import mxnet
 
     mxnets_names = mxnet.optimizers()
-    assert list(optimizers()) == list(mxnets_names)
+    assert [name for name in optimizers() if name != "adamw"] == list(mxnets_names)
     ours = {name for name, settings in optimizers().items() if "momentum" in settings}
     theirs = {name for name, settings in mxnets_names.items() if "momentum" in settings}
     assert ours == theirs - {"dcasgd"}  # which fails with a momentum
+
+
+def test_adamw_makes_pytorchs_updates_and_decays_weights_alone():
+    ours, theirs = tensors(draw(0)), tensors(draw(0))
+    decayed = [theirs[name] for name in SHAPES if name.endswith("_weight")]
+    others = [theirs[name] for name in SHAPES if not name.endswith("_weight")]
+    groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+    peer = torch.optim.AdamW(groups, lr=RATE, weight_decay=COMMON["wd"])
+    optimizer = Optimizer("adamw", ours, {"wd": COMMON["wd"]}, {})
+    for number in range(10):
+        gradients = tensors(draw(number + 1))
+        for name, gradient in gradients.items():
+            theirs[name].grad = gradient.clone()
+        peer.step()
+        optimizer.update(list(gradients.values()), RATE)
+    for name, weight in ours.items():
+        assert abs(weight.numpy() - draw(0)[name]).max() > 0.01
+        torch.testing.assert_close(weight, theirs[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("name", ["sgd", "nag", "lars", "adam", "rmsprop"])

@@ -1,13 +1,9 @@
 """Predictions of the PyTorch engine, compared with MXNet's."""
 
 import dataclasses
-import importlib.util
 
 import numpy as np
 import pytest
-
-if not all(importlib.util.find_spec(name) for name in ("mxnet", "torch")):
-    pytest.skip("needs both engines", allow_module_level=True)
 
 from common.base.files import UserError
 from common.data.loader import Batch
@@ -359,14 +355,36 @@ def test_half_the_bits_give_nearly_the_same_probabilities(network, dtype):
     assert 0 < abs(half - full).max() < 0.03
 
 
+def copied(net, data):
+    """A sum is read as it is after the ReLU that could overwrite it."""
+    x = conv(net, data, "a", 8, act=None)
+    total = net.add("elemwise_add", "sum", x, conv(net, x, "b", 8, act=None))
+    kept = net.add("_copy", "kept", total)
+    relu = net.add("Activation", "relu", total, act_type="relu")
+    return net.add("elemwise_add", "out", kept, relu)
+
+
 def doubled(net, data):
     """A convolution that is added to itself, which MXNet's own fusion does not bear."""
     x = net.add("Convolution", "conv", data, num_filter=8, kernel=(3, 3))
     return net.add("Activation", "relu", net.add("elemwise_add", "twice", x, x), act_type="relu")
 
 
-@pytest.mark.parametrize("use_onednn", [True, False])
 @pytest.mark.parametrize("body", [*BODIES, doubled])
+def test_integers_give_nearly_the_same_probabilities(body):
+    able, reason = supports("int8", torch.device("cpu"))
+    if not able:
+        pytest.skip(reason)
+    network = with_random_weights(of_images(body), 33)
+    quantized = torch_engine.quantize(network, next(batches_of(33)).images)
+    (full,) = predict(torch_engine, [network], 33)
+    for _ in range(2):  # nothing that is kept was overwritten
+        (found,) = predict(torch_engine, [quantized], 33, dtype="int8")
+        assert 0 < abs(found - full).max() < 0.02
+
+
+@pytest.mark.parametrize("use_onednn", [True, False])
+@pytest.mark.parametrize("body", [*BODIES, copied, doubled])
 def test_a_module_that_is_rewritten_for_prediction_gives_the_same_logits(body, use_onednn):
     network = with_random_weights(of_images(body), 33)
     images = next(batches_of(33)).images

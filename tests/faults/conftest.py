@@ -1,40 +1,33 @@
-"""What the fault tests share: the scripts, the seed, and the count of cases tried and survived."""
+"""What the fault tests share: the scripts, the four steps, the seed, and the count of cases."""
 
+import functools
 import random
 
 import pytest
 
 from tests.faults import steps as all_steps
 from tests.faults import workplace
-from tests.faults.many_runs import Scripts
-
-_tried = {}
-
-
-@pytest.fixture(scope="session")
-def scripts(tmp_path_factory, mx):
-    """Run a script in a fork of a process that has imported MXNet: see `many_runs.Scripts`."""
-    with pytest.MonkeyPatch.context() as patch:
-        # The networks of these tests are so small that a second thread only costs time.
-        patch.setenv("OMP_NUM_THREADS", "1")
-        started = Scripts(tmp_path_factory.mktemp("scripts"))
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="session")
 def steps(tmp_path_factory, scripts, sample, tiny_network):
-    """The four steps on the sample: `{name: Step}`."""
-    places = {name: tmp_path_factory.mktemp("step") / name for name in all_steps.STEPS}
-    for place in places.values():
-        place.mkdir()
-    trained = f"{places['training']}-finished/run"
-    return {
-        "lists": all_steps.make_lists(scripts, sample, places["lists"]),
-        "records": all_steps.make_records(scripts, sample, places["records"]),
-        "training": all_steps.make_training(scripts, sample, places["training"], tiny_network),
-        "submission": all_steps.make_submission(scripts, sample, places["submission"], trained),
-    }
+    """Return a step on the sample by its name of `STEPS`; each is made once."""
+
+    @functools.lru_cache(maxsize=None)
+    def make(name):
+        kind, _, engine = name.partition("-")
+        folder = tmp_path_factory.mktemp("step") / kind
+        folder.mkdir()
+        if kind == "lists":
+            return all_steps.make_lists(scripts, sample, folder)
+        if kind == "records":
+            return all_steps.make_records(scripts, sample, folder)
+        if kind == "training":
+            return all_steps.make_training(scripts, sample, folder, tiny_network, engine)
+        trained = make(f"training-{engine}").finished_folder / "run"
+        return all_steps.make_submission(scripts, sample, folder, trained, engine)
+
+    return make
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +41,7 @@ def challenge(tmp_path_factory, scripts):
 @pytest.fixture
 def step(steps, name):
     """The step that the test's parameter `name` names."""
-    return steps[name]
+    return steps(name)
 
 
 @pytest.fixture
@@ -56,7 +49,7 @@ def cases(request):
     """Say how many cases a test tries, if there is more than one: `cases(25)`."""
 
     def count(number):
-        _tried[request.node.nodeid] = number
+        request.node.user_properties.append(("cases", number))
 
     return count
 
@@ -65,19 +58,3 @@ def cases(request):
 def seeded(request, pytestconfig):
     """A `random.Random` seeded by the test's name and `--faults-seed`: reproducible moments."""
     return random.Random(f"{pytestconfig.getoption('--faults-seed')} {request.node.nodeid}")
-
-
-def pytest_terminal_summary(terminalreporter):
-    """Print how many cases were tried, and how many the pipeline survived."""
-
-    def number(outcome):
-        reports = [
-            report
-            for report in terminalreporter.stats.get(outcome, [])
-            if report.when == "call" and "faults/" in report.nodeid
-        ]
-        return sum(_tried.get(report.nodeid, 1) for report in reports)
-
-    survived, failed = number("passed"), number("failed")
-    if survived + failed:
-        terminalreporter.write_line(f"faults: {survived + failed} cases tried, {survived} survived")

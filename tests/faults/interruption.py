@@ -1,6 +1,6 @@
 """How a run is interrupted: by a signal at some moment, before it changes a file, or by a limit.
 
-A fault is a dictionary that is sent to the process that forks (`many_runs.py`).
+A fault is a dictionary that is sent to the process that forks (`tests/many_runs.py`).
 """
 
 import os

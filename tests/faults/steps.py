@@ -11,9 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from common import engines
 from tests.faults.workplace import contents
 
-STEPS = ("lists", "records", "training", "submission")
+# Training and submission with each engine: "training-mxnet".
+TRAININGS = tuple(f"training-{engine}" for engine in engines.installed())
+SUBMISSIONS = tuple(f"submission-{engine}" for engine in engines.installed())
+STEPS = ("lists", "records", *TRAININGS, *SUBMISSIONS)
 
 # What an interrupted run may leave for the next one under names of its own; it may be partial.
 TEMPORARY = re.compile(r"\.tmp-.*|.*\.partial|.*\.journal")
@@ -30,6 +34,7 @@ class Step:
             with other flags.
         outputs: the names of the files that it leaves.
         temporaries: the names of files that exist while it writes.
+        finished_folder: where an uninterrupted run has ended.
         all_files: {name: bytes} of all files that it makes, including those that it removes.
     """
 
@@ -42,6 +47,7 @@ class Step:
         self.temporaries = temporaries
         earlier = self._run_in_copy(folder, f"{folder}-earlier", other)
         self.starts = [Start(self, folder), Start(self, earlier, is_earlier=True)]
+        self.finished_folder = Path(f"{folder}-finished")
         self.outputs = set(self.starts[0].finished) - set(self.starts[0].contents)
         self.all_files = contents(self._run_in_copy(folder, f"{folder}-all", keep_all))
 
@@ -179,14 +185,15 @@ def make_records(scripts, sample, folder):
     )
 
 
-def make_training(scripts, sample, folder, tiny_network):
-    """Step 3 in `folder`."""
+def make_training(scripts, sample, folder, tiny_network, engine):
+    """Step 3 in `folder`, with an engine."""
     files = ["config.json", "log.csv", "curves.png", "symbol.json", "0001.params", "0002.states"]
     return Step(
         scripts,
         folder,
         [
             *("fine-tune.py", "--data-dir", sample, "--pretrained-model", tiny_network),
+            *("--engine", engine),
             *("--gpus", "cpu", "--image-shape", "3,32,32", "--batch-size", "16", "--mom", "0.9"),
             *("--num-epochs", "2", "--lr-step-epochs", "1", "--ema", "0.9", "--dropout", "0.3"),
             *("--data-nthreads", "1", "--disp-batches", "1", "--model-prefix", "run"),
@@ -200,13 +207,14 @@ def make_training(scripts, sample, folder, tiny_network):
     )
 
 
-def make_submission(scripts, sample, folder, trained):
-    """Step 4 in `folder`, with the checkpoints `trained`."""
+def make_submission(scripts, sample, folder, trained, engine):
+    """Step 4 in `folder`, with the checkpoints `trained`, with an engine."""
     return Step(
         scripts,
         folder,
         [
             *("sub.py", "2", "cpu", "--data-dir", sample, "--model-prefix", trained),
+            *("--engine", engine),
             *("--set", "val", "--crop-size", "32", "--crops", "12", "--batch-size", "2"),
             *("--data-nthreads", "1", "--save-probs", "probs.npz", "--output", "out.csv"),
         ],

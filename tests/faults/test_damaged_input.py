@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 import pytest
 
-from common.engines.mxnet.runtime import mx
+from common import engines
+from tests.conftest import require_engine
 from tests.faults import workplace
 from tests.faults.damage import DAMAGES, flip_byte, flip_early_byte, scramble_block
 from tests.faults.workplace import PREDICT, TRAIN
@@ -77,6 +78,8 @@ def rows_of_the_json(case):
 
 def records_of(folder, name):
     """Return [(key, label, image)] as MXNet reads them."""
+    from common.engines.mxnet.runtime import mx
+
     reader = mx.recordio.MXIndexedRecordIO(f"{folder}/{name}.idx", f"{folder}/{name}.rec", "r")
     unpacked = [mx.recordio.unpack(reader.read_idx(key)) for key in reader.keys]
     return [(header.id, float(header.label), image) for header, image in unpacked]
@@ -111,6 +114,8 @@ def readable_records(case):
 
 def index_of_the_records(case):
     """Return whether the index has the keys that MXNet reads from the records in turn."""
+    from common.engines.mxnet.runtime import mx
+
     reader, lines = mx.recordio.MXRecordIO(f"{case.folder}/train.rec", "r"), []
     offset, record = reader.tell(), reader.read()
     while record is not None:
@@ -148,6 +153,8 @@ def weights_of_the_run(case):
 
 def numbers_of_the_file(case):
     """Return whether no more numbers differ in the imported network than bytes in the file."""
+    from common.engines.mxnet.runtime import mx
+
     now = np.frombuffer((case.folder / case.reader.path).read_bytes(), np.uint8)
     was = np.frombuffer(case.whole[case.reader.path], np.uint8)
     (case.folder / "whole.params").write_bytes(case.whole["x-0000.params"])
@@ -157,6 +164,13 @@ def numbers_of_the_file(case):
     )
     return now.size == was.size and 0 < differ <= int((now != was).sum())
 
+
+READ_WITH_MXNET = (
+    records_of_the_list,
+    readable_records,
+    index_of_the_records,
+    numbers_of_the_file,
+)
 
 READERS = [
     Reader("train2017.json", ["mx_list.py", "--data-dir", "."], lists_of_the_json),
@@ -181,16 +195,8 @@ READERS = [
     Reader(PNG, ["im2rec.py", "--pass-through", "train", "."], records_of_the_list),
     Reader("test2017/test1.jpg", ["sub.py", "1", "cpu", *PREDICT], row_of_the_pixels),
     Reader("test2017/test3.png", ["sub.py", "1", "cpu", *PREDICT]),
-    Reader("zoo-symbol.json", [*FRESH, "--pretrained-model", "zoo"]),
-    Reader("zoo-0000.params", [*FRESH, "--pretrained-model", "zoo"]),
     Reader("zoo-0000.params", ["common.modelzoo", "verify", "zoo"]),
-    Reader("run-symbol.json", ["sub.py", "1", "cpu", *PREDICT]),
-    Reader("run-0001.params", ["sub.py", "1", "cpu", *PREDICT]),
     Reader("run-classes.csv", ["sub.py", "1", "cpu", *PREDICT]),
-    Reader("run-0002.params", [*ON, "--load-epoch", "2"]),
-    Reader("run-0002.states", [*ON, "--load-epoch", "2"]),
-    Reader("run-0002.params", [*ON, "--resume"]),
-    Reader("run-0002.states", [*ON, "--resume"]),
     Reader("run-log.csv", [*ON, "--load-epoch", "2", "--keep", "1"], weights_of_the_run),
     Reader("run-config.json", ["sub.py", "1", "cpu", *NO_SIZE], size_of_the_config),
     Reader("a.npz", ["sub.py", "--merge", "a.npz", "b.npz", "--output", "out.csv"]),
@@ -202,7 +208,21 @@ READERS = [
             ("net.safetensors", numbers_of_the_file),
         )
     ),
-    Reader("zip.pth", [*FRESH, "--pretrained-model", "zip.pth"]),
+    *(
+        Reader(path, [*command, "--engine", engine])
+        for engine in engines.installed()
+        for path, command in (
+            ("zoo-symbol.json", [*FRESH, "--pretrained-model", "zoo"]),
+            ("zoo-0000.params", [*FRESH, "--pretrained-model", "zoo"]),
+            ("run-symbol.json", ["sub.py", "1", "cpu", *PREDICT]),
+            ("run-0001.params", ["sub.py", "1", "cpu", *PREDICT]),
+            ("run-0002.params", [*ON, "--load-epoch", "2"]),
+            ("run-0002.states", [*ON, "--load-epoch", "2"]),
+            ("run-0002.params", [*ON, "--resume"]),
+            ("run-0002.states", [*ON, "--resume"]),
+            ("zip.pth", [*FRESH, "--pretrained-model", "zip.pth"]),
+        )
+    ),
 ]
 
 
@@ -283,6 +303,8 @@ def fault(case, done, before, after):
 
 def try_damages(reader, damages, rng, prepare, whole_results, scripts):
     """Return what went wrong when a script read the file with each of the damages."""
+    if reader.says in READ_WITH_MXNET:
+        require_engine("mxnet")
     whole, faults = whole_results(reader), []
     for damage in damages:
         folder = prepare(reader)
@@ -299,7 +321,8 @@ def try_damages(reader, damages, rng, prepare, whole_results, scripts):
 
 
 def name_of(reader):
-    flags = [flag for flag in reader.command[1:] if flag in ("--resume", "--verify", "--set")]
+    named = ("--resume", "--verify", "--set", *engines.ENGINES)
+    flags = [flag for flag in reader.command[1:] if flag in named]
     return " ".join([reader.path, "by", reader.command[0], *flags])
 
 

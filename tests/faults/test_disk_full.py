@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from tests.faults.interruption import at_file_size, fill_disk, full_before_change
-from tests.faults.steps import STEPS
+from tests.faults.steps import STEPS, TRAININGS
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def check_complaint(step, start, folder, done, reason):
 )
 def test_a_disk_that_is_full_from_any_change_of_a_file_on(step, name, small_disk, seeded, cases):
     ballast, tried, names_resume = small_disk / "ballast", 0, 0
-    for number in count(1, 4 if name == "training" else 1):
+    for number in count(1, 4 if name in TRAININGS else 1):
         start = seeded.choice(step.starts)
         folder = start.copy_to(small_disk / "case")
         left = seeded.choice([0, 0, 4096, 8192])
@@ -58,14 +58,15 @@ def test_a_disk_that_is_full_from_any_change_of_a_file_on(step, name, small_disk
     cases(tried)
 
 
-def test_a_training_that_the_disk_is_too_small_for_is_refused(steps, small_disk):
-    start = steps["training"].starts[1]
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_training_that_the_disk_is_too_small_for_is_refused(step, name, small_disk):
+    start = step.starts[1]
     folder = start.copy_to(small_disk / "case")
     fill_disk(small_disk / "ballast", left=100_000)
-    done = steps["training"].run(folder)
+    done = step.run(folder)
     (small_disk / "ballast").unlink()
     reason = r"2 checkpoints need 0\.\d\d GB, .* has 0\.00 GB free; free some space"
-    check_complaint(steps["training"], start, folder, done, reason)
+    check_complaint(step, start, folder, done, reason)
     start.go_on(folder)
 
 

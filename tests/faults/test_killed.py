@@ -11,8 +11,9 @@ import pytest
 
 from common.base.files import ROOT
 from tests.faults.interruption import at_moment, before_change, launch
-from tests.faults.steps import STEPS
+from tests.faults.steps import STEPS, TRAININGS
 
+LIBRARIES = {"mxnet": "libmxnet.so", "torch": "libtorch_cpu.so"}
 few_and_many = pytest.mark.parametrize("moments", [1, pytest.param(25, marks=pytest.mark.slow)])
 
 
@@ -66,7 +67,7 @@ def test_a_step_that_is_killed_between_two_changes_of_files_goes_on(
     step, name, seeded, tmp_path, cases
 ):
     tried = 0
-    for number in count(1, 4 if name == "training" else 1):
+    for number in count(1, 4 if name in TRAININGS else 1):
         start = seeded.choice(step.starts)
         folder = start.copy_to(tmp_path / "case")
         done = step.run(folder, fault=before_change(number))
@@ -79,10 +80,11 @@ def test_a_step_that_is_killed_between_two_changes_of_files_goes_on(
     cases(tried)
 
 
-def test_a_new_training_over_an_earlier_one_goes_on_as_itself(steps, tmp_path):
-    _, earlier = steps["training"].starts
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_new_training_over_an_earlier_one_goes_on_as_itself(step, name, tmp_path):
+    _, earlier = step.starts
     folder = earlier.copy_to(tmp_path / "case")
-    steps["training"].run(folder, fault=at_moment(signal.SIGKILL, 0, ".tmp-run-0002.params"))
+    step.run(folder, fault=at_moment(signal.SIGKILL, 0, ".tmp-run-0002.params"))
     done = earlier.go_on(folder)
     assert "passed over: run-0003.params: of an earlier run" in done.stderr
     assert "resuming from run-0001.params" in done.stderr
@@ -90,12 +92,12 @@ def test_a_new_training_over_an_earlier_one_goes_on_as_itself(steps, tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="needs Linux's /proc")
 @few_and_many
-def test_ctrl_c_while_mxnet_is_imported_is_one_line(moments, seeded, tmp_path, cases, mx):
+def test_ctrl_c_while_an_engine_is_imported_is_one_line(moments, seeded, tmp_path, cases, engine):
     cases(moments)
     for _ in range(moments):
-        process = launch(tmp_path, ["fine-tune.py", "--gpus", "cpu"])
+        process = launch(tmp_path, ["fine-tune.py", "--gpus", "cpu", "--engine", engine])
         maps = Path(f"/proc/{process.pid}/maps")
-        while "libmxnet.so" not in maps.read_text():
+        while LIBRARIES[engine] not in maps.read_text():
             assert process.poll() is None
             time.sleep(0.01)
         time.sleep(seeded.uniform(0, 0.5))
@@ -112,12 +114,13 @@ def assert_no_process_is_left(group):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_that_is_stopped_ends_within_a_batch_and_names_its_checkpoint(
-    steps, tmp_path, number, status
+    step, name, tmp_path, number, status
 ):
-    folder = steps["training"].starts[0].copy_to(tmp_path / "case")
+    folder = step.starts[0].copy_to(tmp_path / "case")
     flags = ["--num-epochs", "100", "--image-shape", "3,96,96"]
-    process = launch(folder, [*steps["training"].command, *flags], start_new_session=True)
+    process = launch(folder, [*step.command, *flags], start_new_session=True)
     for line in process.stderr:
         if "Epoch[1] Batch [2]" in line:  # of four
             break

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from common.data.image import decode, eval_image, eval_side
-from common.engines.mxnet.runtime import mx
+from common.networks import params_file
 from tests.faults import workplace
 from tests.faults.workplace import PREDICT, SIZE, TRAIN
+from tests.made_up_challenge import peer_probabilities
 
 OLD = os.path.join(os.path.dirname(os.path.abspath(__file__)), "old")
 FINE_TUNE = ["fine-tune.py", *TRAIN, "--num-epochs", "1", "--lr-step-epochs", ""]
@@ -97,25 +98,27 @@ def without_states(graph):
 def write_as_of(year, folder, prefix, epoch):
     """Rewrite a checkpoint of this project in the format of a year."""
     path = str(folder / f"{prefix}-{epoch:04d}.params")
-    arrays = {name: array.asnumpy() for name, array in mx.nd.load(path).items()}
-    write_params(path, arrays, year)
+    write_params(path, params_file.read(path), year)
     symbol = folder / f"{prefix}-symbol.json"
     symbol.write_text(old_symbol(symbol.read_text(), year))
 
 
 @pytest.mark.parametrize("year", ["2016", *(pytest.param(y, marks=SLOW) for y in MAGIC)])
-def test_a_network_of_another_year_is_trained_and_predicts_as_ours(folder, run, year, cases):
+def test_a_network_of_another_year_is_trained_and_predicts_as_ours(
+    folder, run, engine, year, cases
+):
     cases(2)
-    ours = run(*SUBMIT)["out.csv"]
+    submit, train = ([*command, "--engine", engine] for command in (SUBMIT, FINE_TUNE))
+    ours = run(*submit)["out.csv"]
     write_as_of(year, folder, "run", 1)
     assert b"crc32" not in (folder / "run-symbol.json").read_bytes()
-    assert run(*SUBMIT)["out.csv"] == ours
-    weights = run(*FINE_TUNE, "--pretrained-model", "zoo")["run-0001.params"]
+    assert run(*submit)["out.csv"] == ours
+    weights = run(*train, "--pretrained-model", "zoo")["run-0001.params"]
     write_as_of(year, folder, "zoo", 0)
-    assert run(*FINE_TUNE, "--pretrained-model", "zoo")["run-0001.params"] == weights
+    assert run(*train, "--pretrained-model", "zoo")["run-0001.params"] == weights
 
 
-def write_with_mxnet(prefix):
+def write_with_mxnet(mx, prefix):
     """Write a tiny network with MXNet alone, like the files in `old/`; return its prefix."""
     body = mx.sym.Convolution(mx.sym.Variable("data"), num_filter=4, kernel=(3, 3), name="conv0")
     body = mx.sym.Activation(mx.sym.BatchNorm(body, name="bn0"), act_type="relu", name="relu0")
@@ -135,15 +138,6 @@ def write_with_mxnet(prefix):
     return prefix
 
 
-def predict_with_mxnet(prefix, images):
-    """Return what MXNet alone predicts, (N, 6)."""
-    symbol, arg_params, aux_params = mx.model.load_checkpoint(prefix, 1)
-    module = mx.mod.Module(symbol)
-    module.bind([("data", images.shape)], [("softmax_label", images.shape[:1])], for_training=False)
-    module.set_params(arg_params, aux_params)
-    return module.predict(mx.io.NDArrayIter(images, None, len(images))).asnumpy()
-
-
 def pixels(folder):
     """Return the test photographs as the network sees them, (N, 3, H, W) float32."""
     images = []
@@ -155,21 +149,21 @@ def pixels(folder):
 
 
 @pytest.mark.parametrize("writer", ["mxnet-1.5.0", "mxnet-1.9.1", "this MXNet"])
-def test_a_checkpoint_that_mxnet_itself_wrote_is_read(folder, run, writer, cases):
+def test_a_checkpoint_that_mxnet_itself_wrote_is_read(folder, run, engine, writer, cases, request):
     cases(2)
     prefix = str(folder / "old")
     if writer == "this MXNet":
-        write_with_mxnet(prefix)
+        write_with_mxnet(request.getfixturevalue("mx"), prefix)
     else:
         for ending in ("-symbol.json", "-0001.params"):
             shutil.copy(os.path.join(OLD, writer + ending), prefix + ending)
     submit = ["old" if word == "run" else word for word in SUBMIT]
-    left = run(*submit, "--save-probs", "old.npz")
+    left = run(*submit, "--save-probs", "old.npz", "--engine", engine)
     with np.load(folder / "old.npz") as arrays:
         ours = arrays["probabilities"]
-    np.testing.assert_allclose(ours, predict_with_mxnet(prefix, pixels(folder)), atol=1e-3)
+    np.testing.assert_allclose(ours, peer_probabilities(prefix, 1, pixels(folder)), atol=1e-3)
     assert len(list(csv.reader(left["out.csv"].decode().splitlines()))) == 1 + 6
-    run(*FINE_TUNE, "--pretrained-model", "old")
+    run(*FINE_TUNE, "--pretrained-model", "old", "--engine", engine)
 
 
 # --- Records and lists ---------------------------------------------------------------------------

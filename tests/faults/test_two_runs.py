@@ -3,6 +3,7 @@
 import pytest
 
 from tests.faults.interruption import freeze, launch
+from tests.faults.steps import STEPS
 
 # Where the first run is frozen, and what the second one prints.
 WHILE = {
@@ -13,12 +14,12 @@ WHILE = {
 }
 
 
-@pytest.mark.parametrize("name", WHILE)
+@pytest.mark.parametrize("name", STEPS)
 def test_the_second_of_two_runs_stops_and_a_crashed_one_locks_nobody_out(
     step, name, seeded, tmp_path, cases
 ):
     cases(2)
-    place, message = WHILE[name]
+    place, message = WHILE[name.partition("-")[0]]
     start = seeded.choice(step.starts)
     folder = start.copy_to(tmp_path / "case")
     first = freeze(folder, place, step.command)
@@ -34,7 +35,7 @@ def test_the_second_of_two_runs_stops_and_a_crashed_one_locks_nobody_out(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WHILE)
+@pytest.mark.parametrize("name", STEPS)
 def test_of_runs_that_start_at_once_one_does_the_work(step, name, seeded, tmp_path, cases):
     cases(4)
     start = seeded.choice(step.starts)

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from common.engines import installed
 from common.networks import checkpoint, graph
 from tests.faults import workplace
 from tests.faults.workplace import PREDICT, TRAIN
@@ -21,8 +22,8 @@ INFO = ["common.modelzoo", "info", "zoo", "--model-dir", "."]
 IMPORT = ["common.modelzoo", "import", "zip.pth", "--name", "x", "--model-dir", "."]
 
 COMMANDS = {
-    "fine-tune": FINE_TUNE,
-    "sub": SUBMIT,
+    **{f"fine-tune with {engine}": [*FINE_TUNE, "--engine", engine] for engine in installed()},
+    **{f"sub with {engine}": [*SUBMIT, "--engine", engine] for engine in installed()},
     "mx_list": LISTS,
     "im2rec": PACK,
     "im2rec --list": MAKE_LIST,
@@ -37,6 +38,16 @@ NUMBERS = ["nan", "-inf", "1e308", "1e-320", "-1", "0", str(10**30), ""]
 # A command, flags that it must refuse, and a part of its message.
 WRONG = [
     (FINE_TUNE, "--batch-size 13", "--batch-size 13: is more than the 12 images of ./train.rec"),
+    (FINE_TUNE, "--accumulate 0", "--accumulate 0: must be 1 or more"),
+    (FINE_TUNE, "--clip-norm nan", "--clip-norm: 'nan' is not a number"),
+    (FINE_TUNE, "--cutmix -1", "--cutmix -1.0: must be 0 or more"),
+    (FINE_TUNE, "--mixup -1", "--mixup -1.0: must be 0 or more"),
+    (FINE_TUNE, "--rand-augment 2,eleven", "--rand-augment 2,eleven: must be N,M"),
+    (FINE_TUNE, "--random-erasing 2", "--random-erasing 2.0: must be 0 to 1"),
+    (FINE_TUNE, "--logit-adjustment 11", "--logit-adjustment 11.0: must be 0 to 10"),
+    (FINE_TUNE, "--patience -1", "--patience -1: must be 0 or more"),
+    (FINE_TUNE, "--optimizer adamw --engine mxnet", "--optimizer adamw: not one of MXNet's"),
+    (FINE_TUNE, "--recipe resnet", "--recipe: invalid choice: 'resnet'"),
     (FINE_TUNE, "--num-classes 0", "--num-classes 0: must be 1 to"),
     (FINE_TUNE, "--num-classes 5", "--num-classes 5: ./train.rec holds labels up to 5"),
     (FINE_TUNE, "--lr-step-epochs 1,2,3,4,5", "more steps than --num-epochs 4 has epochs"),
@@ -58,10 +69,7 @@ WRONG = [
     (FINE_TUNE, "--pretrained-model fixed --image-shape 3,8,8", "this network cannot take such"),
     (FINE_TUNE, "--pretrained-model fixed --image-shape 3,64,64", "fc1_weight is (4, "),
     (FINE_TUNE, "--dtype float8", "--dtype float8: must be one of float32"),
-    (FINE_TUNE, "--dtype float16", "--dtype float16: is for GPUs"),
-    (FINE_TUNE, "--optimizer sgdd", "--optimizer sgdd: not one of MXNet's"),
     (FINE_TUNE, "--kv-store devices", "--kv-store: invalid choice: 'devices'"),
-    (FINE_TUNE, "--kv-store dist_sync", "--kv-store dist_sync: is started by cluster.sh"),
     (FINE_TUNE, "--load-epoch 9", "run-0009.params: not found; epochs that are there: 1, 2"),
     (FINE_TUNE, "--pretrained-epoch 9", "zoo-0009.params: not found; epochs that are there: 0"),
     (FINE_TUNE, "--pretrained-model zo", "zo-symbol.json: not found, and zo is not a name of the"),
@@ -96,7 +104,6 @@ WRONG = [
     (SUBMIT, "--weights 1,2", "--weights: must be 1 positive numbers"),
     (SUBMIT, "--weights nan", "--weights: must be 1 positive numbers"),
     (SUBMIT, "--dtype float8", "--dtype: invalid choice"),
-    (SUBMIT, "--dtype float16", "--dtype float16: is for GPUs"),
     (SUBMIT, "--output .", ".: is a folder"),
     (SUBMIT, "--output nowhere/out.csv", "nowhere/out.csv: its folder does not exist"),
     (SUBMIT, "--save-probs nowhere/a.npz", "nowhere/a.npz: its folder does not exist"),
@@ -136,6 +143,26 @@ WRONG = [
         "test2017: holds no network",
     ),
 ]
+
+WRONG_WITH = {
+    "mxnet": [
+        (FINE_TUNE, "--dtype float16", "--dtype float16: is for GPUs"),
+        (FINE_TUNE, "--optimizer sgdd", "--optimizer sgdd: not one of MXNet's"),
+        (FINE_TUNE, "--kv-store dist_sync", "--kv-store dist_sync: is started by cluster.sh"),
+        (SUBMIT, "--dtype float16", "--dtype float16: is for GPUs"),
+    ],
+    "torch": [(FINE_TUNE, "--optimizer sgdd", "--optimizer sgdd: not one of PyTorch's")],
+}
+
+
+def rows_of(engine):
+    """Return the rows for an engine; training and submission name it."""
+    return [
+        ([*command, "--engine", engine], *others)
+        if command[0] in ("fine-tune.py", "sub.py")
+        else (command, *others)
+        for command, *others in [*WRONG, *WRONG_WITH[engine]]
+    ]
 
 
 @pytest.fixture
@@ -206,7 +233,7 @@ def test_every_number_that_makes_no_sense_is_one_line(name, place, scripts, case
         for flag in flags_of(scripts, place, command)
         if "'ten' is not a" in scripts(place, *command, f"{flag}=ten").stderr
     ]
-    assert len(flags) >= LEAST.get(name, 1)
+    assert len(flags) >= LEAST.get(name.partition(" with ")[0], 1)
     pairs = [(flag, number) for flag in flags for number in NUMBERS]
     cases(len(flags) + len(pairs))
     assert try_numbers(scripts, place, command, pairs) == []
@@ -223,8 +250,8 @@ def try_rows(scripts, place, rows):
     return faults
 
 
-def test_flags_that_contradict_what_is_there_are_one_line(scripts, place, seeded, cases):
-    rows = seeded.sample(WRONG, 20)
+def test_flags_that_contradict_what_is_there_are_one_line(engine, scripts, place, seeded, cases):
+    rows = seeded.sample(rows_of(engine), 20)
     cases(len(rows))
     assert try_rows(scripts, place, rows) == []
 
@@ -233,7 +260,9 @@ def test_flags_that_contradict_what_is_there_are_one_line(scripts, place, seeded
 @pytest.mark.parametrize(
     "script", ["fine-tune.py", "sub.py", "mx_list.py", "im2rec.py", "modelzoo"]
 )
-def test_every_flag_that_contradicts_what_is_there_is_one_line(script, scripts, place, cases):
-    rows = [row for row in WRONG if row[0][0].endswith(script)]
+def test_every_flag_that_contradicts_what_is_there_is_one_line(
+    script, engine, scripts, place, cases
+):
+    rows = [row for row in rows_of(engine) if row[0][0].endswith(script)]
     cases(len(rows))
     assert try_rows(scripts, place, rows) == []

@@ -103,9 +103,7 @@ def _paint(path, seed):
 
 
 def _write_networks(folder):
-    network = with_random_weights(
-        build_resnet(10, 9, width=2), SIZE, 5, rnd_type="gaussian", factor_type="in", magnitude=2
-    )
+    network = with_random_weights(build_resnet(10, 9, width=2), SIZE, seed=5, variance=2)
     checkpoint.save(os.path.join(folder, "zoo"), 0, for_raw_images(network))
     state = _torch_resnet()
     save_zip(os.path.join(folder, "zip.pth"), state)

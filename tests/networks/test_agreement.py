@@ -2,6 +2,7 @@
 
 import pytest
 
+from common import engines
 from common.base.files import UserError
 from common.networks.agreement import require_agreement
 from common.networks.graph import Builder
@@ -9,10 +10,8 @@ from common.networks.resnet import build_resnet
 
 
 @pytest.fixture
-def infer_shapes(mx):
-    from common.engines.mxnet.shapes import infer_shapes
-
-    return infer_shapes
+def infer_shapes(engine):
+    return engines.load(engine).infer_shapes
 
 
 def test_parameters_of_another_network_are_named(infer_shapes):

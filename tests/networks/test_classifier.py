@@ -3,24 +3,19 @@
 import numpy as np
 import pytest
 
+from common import engines
 from common.base.files import UserError
 from common.data.loader import Batch
+from common.evaluation.quantized import agreement
 from common.networks import Network, checkpoint, edits, symbol_file
 from common.networks.classifier import end_in_softmax
 from common.networks.export import export_onnx
 from common.networks.graph import Builder, outputs
-from tests.made_up_challenge import SIZE, make_folder, module_probabilities, pixels
+from tests.conftest import only, require_precision
+from tests.made_up_challenge import SIZE, make_folder, peer_probabilities, pixels
 
 SIZES = {"squeezenet1.1": 224, "resnet18_v1": 64, "mobilenet0.5": 64}
 FEATURES = np.array([[1, 2, 4], [0, 0, 3]], np.float32)
-
-
-@pytest.fixture(scope="module")
-def engine(mx):
-    """MXNet, as the engine that a step loads."""
-    from common import engines
-
-    return engines.load("mxnet")
 
 
 def exported(mx, name, folder, classes=6, size=None):
@@ -41,6 +36,7 @@ def images_of(size, count=4):
 
 
 def probabilities(engine, network, images):
+    engine = engines.load(engine)
     devices = engine.parse_devices("cpu")
     predictor = engine.Predictor([network], [1], devices, len(images), images.shape[1:])
     ((_, found),) = predictor.predict([Batch(images, None, None, pad=0, missing=[])])
@@ -123,6 +119,7 @@ def test_gluons_exports_give_the_probabilities_of_the_block(mx, engine, tmp_path
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@only("mxnet")
 @pytest.mark.parametrize("name", SIZES)
 def test_gluons_exports_become_onnx(mx, engine, tmp_path, name):
     pytest.importorskip("onnx")
@@ -135,20 +132,17 @@ def test_gluons_exports_become_onnx(mx, engine, tmp_path, name):
     np.testing.assert_allclose(found, probabilities(engine, as_read(prefix), images), atol=1e-3)
 
 
+@only("mxnet")
 @pytest.mark.parametrize("name", SIZES)
 def test_gluons_exports_are_quantized(mx, engine, tmp_path, name):
-    from common.engines.mxnet.devices import supports_int8
-    from common.evaluation.quantized import agreement
-
-    able, reason = supports_int8()
-    if not able:
-        pytest.skip(reason)
+    require_precision(engine, "int8")
     prefix, _ = exported(mx, name, tmp_path)
     images = images_of(SIZES[name])
     reference = as_read(prefix)
-    quantized = engine.quantize(reference, images)
+    mxnet = engines.load(engine)
+    quantized = mxnet.quantize(reference, images)
     assert any("quantize" in node["op"] for node in quantized.graph["nodes"])
-    same = agreement(engine, engine.parse_devices("cpu"), reference, quantized, images)
+    same = agreement(mxnet, mxnet.parse_devices("cpu"), reference, quantized, images)
     assert same >= len(images) - 1
     found = probabilities(engine, quantized, images)
     np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-3)
@@ -164,17 +158,24 @@ def test_gluons_exports_change_their_precision(mx, tmp_path, dtype):
     assert outputs(convert(network.graph, dtype, (3, 64, 64))) == ["softmax_output"]
 
 
-def test_both_networks_of_an_ensemble_have_their_vote(mx, tmp_path, script):
+def test_both_networks_of_an_ensemble_have_their_vote(mx, engine, tmp_path, script):
     """With logits in the place of probabilities the larger numbers decided alone."""
     folder = make_folder(tmp_path)
     prefix, block = exported(mx, "mobilenet0.5", tmp_path, size=SIZE)
     block.export(prefix, epoch=1)
     flags = ["--data-dir", folder, "--crop-size", SIZE, "--set", "val"]
     flags += ["--model-prefix", prefix, "--model-prefix", folder / "net"]
-    flags += ["--output", folder / "out.csv", "--save-probs", folder / "out.npz"]
+    flags += [
+        "--engine",
+        engine,
+        "--output",
+        folder / "out.csv",
+        "--save-probs",
+        folder / "out.npz",
+    ]
     script("sub.py", "1", "cpu", *flags)
     images = pixels(folder, "val")
     gluons = softmax(block(mx.nd.array(images)).asnumpy())
-    expected = (gluons + module_probabilities(folder / "net", 1, images)) / 2
+    expected = (gluons + peer_probabilities(folder / "net", 1, images)) / 2
     with np.load(folder / "out.npz") as saved:
         np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-4)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from common import engines
 from common.data.loader import Batch
 from common.engines import TrainerOptions
 from common.networks import Network, edits, pretrained
@@ -27,26 +28,23 @@ def exported_by_gluon(mx, name, folder):
 @pytest.mark.parametrize(
     "name", ["resnet18_v1", "resnet18_v2", "mobilenet0.25", "vgg", "inceptionv3"]
 )
-def test_networks_that_gluon_exported_take_a_new_head_and_train(mx, name, tmp_path):
-    from common.engines.mxnet.shapes import infer_shapes
-
+def test_networks_that_gluon_exported_take_a_new_head_and_train(mx, engine, name, tmp_path):
     prefix, size = exported_by_gluon(mx, name, tmp_path)
-    network = pretrained.load_pretrained(prefix, infer_shapes)
+    network = pretrained.load_pretrained(prefix, engines.load(engine).infer_shapes)
     graph, before, head = edits.swap_head(network.graph, network.params, num_classes=3)
-    after = as_trained(mx, Network(graph, before, network.stats, head), size)
+    after = as_trained(engine, Network(graph, before, network.stats, head), size)
     moved = {n for n in before if (after[n] != before[n]).any()}
     assert set(after) - set(before) == {f"{head}_weight", f"{head}_bias"}
     assert {n for n in before if n.endswith("weight")} <= moved
     assert not moved & edits.fixed_gammas(graph)
 
 
-def as_trained(mx, network, size):
+def as_trained(engine, network, size):
     """The weights after one batch of two images."""
-    from common.engines.mxnet import Trainer, Workers
-
-    devices = [mx.cpu()]
+    engine = engines.load(engine)
+    devices = engine.parse_devices("cpu")
     options = TrainerOptions(2, (3, size, size), schedule=Schedule("step", 0.1, 1.0, (), 0, 1))
-    trainer = Trainer(network, devices, options, Workers("device", devices))
+    trainer = engine.Trainer(network, devices, options, engine.Workers("device", devices))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, size, size)).astype(np.uint8)
     batch = Batch(images, np.array([0, 1], np.float32), np.arange(2), pad=0, missing=[])
     trainer.step(batch, 0.1)
@@ -101,17 +99,17 @@ def zoo_vgg(net, data):
         (zoo_vgg, {"fc8_weight", "fc8_bias"}, "drop_fc7"),
     ],
 )
-def test_the_zoos_other_networks_keep_all_but_their_head_and_train(mx, build, dropped, before_head):
-    from common.engines.mxnet.shapes import infer_shapes
-
+def test_the_zoos_other_networks_keep_all_but_their_head_and_train(
+    engine, build, dropped, before_head
+):
     net = Builder()
     graph = edits.take_raw_images(net.graph(build(net, net.variable("data"))))
     random = np.random.RandomState(0)
-    shapes = infer_shapes(graph, (3, 32, 32))
+    shapes = engines.load(engine).infer_shapes(graph, (3, 32, 32))
     weights = {n: (random.rand(*shape) / 9).astype(np.float32) for n, shape in shapes.items()}
     stats = {n: weights.pop(n) for n in auxiliary_states(graph)}
     assert edits.find_head(graph)[1] == f"{before_head}_output"
     swapped, kept, head = edits.swap_head(graph, weights, num_classes=3)
     assert set(weights) - set(kept) == dropped
-    trained = as_trained(mx, Network(swapped, kept, stats, head), 32)
+    trained = as_trained(engine, Network(swapped, kept, stats, head), 32)
     assert trained[f"{head}_weight"].shape[0] == 3

@@ -7,20 +7,21 @@ from common.engines.mxnet.devices import (
     parse_devices,
     versions,
 )
-from common.engines.mxnet.drawing import draw, print_summary
 from common.engines.mxnet.memory import allocate
 from common.engines.mxnet.optimizers import optimizers
 from common.engines.mxnet.precision import SYMBOL_VERSION
 from common.engines.mxnet.predictor import Predictor
 from common.engines.mxnet.quantize import quantize
-from common.engines.mxnet.shapes import infer_shapes
+from common.engines.mxnet.shapes import infer_shapes, layer_shapes
 from common.engines.mxnet.trainer import Trainer
 from common.engines.mxnet.workers import Workers
 
 NAME = "MXNet"
+QUANTIZED = "int8"
 
 __all__ = [
     "NAME",
+    "QUANTIZED",
     "SYMBOL_VERSION",
     "Predictor",
     "Trainer",
@@ -28,12 +29,11 @@ __all__ = [
     "allocate",
     "check",
     "describe",
-    "draw",
     "infer_shapes",
+    "layer_shapes",
     "memory_in_use",
     "optimizers",
     "parse_devices",
-    "print_summary",
     "quantize",
     "versions",
 ]

@@ -15,6 +15,7 @@ from common.networks.graph import Builder, edit, ending_at
 # This MXNet's version as symbol files hold it: 10901 for 1.9.1.
 _MAJOR, _MINOR, _PATCH = map(int, mx.__version__.split(".")[:3])
 SYMBOL_VERSION = _MAJOR * 10000 + _MINOR * 100 + _PATCH
+ADJUSTMENT = "logit_adjustment"  # an input of networks that train with it
 
 
 def to_symbol(graph):
@@ -50,6 +51,8 @@ def training_symbol(graph, options):
     computed = edits.set_learning_rate_factors(computed, options.learning_rate_factors)
     if options.loss_scale != 1.0:
         computed = edits.scale_loss(computed, options.loss_scale)
+    if options.logit_adjustment is not None:
+        computed = _adjust_logits(computed)
     return to_symbol(computed)
 
 
@@ -115,12 +118,33 @@ def _to_float16(graph):
             node["attrs"]["dtype"] = "float16"
         elif node["op"] == "null":
             node.get("attrs", {}).pop("__dtype__", None)  # Gluon fixes its parameters to float32
-    softmax = next(node for node in half["nodes"] if node["op"] == "SoftmaxOutput")
+    builder, logits, name, attributes = _open_loss(half)
+    logits = builder.add("Cast", "logits_float32", logits, dtype="float32")
+    return builder.graph(builder.add("SoftmaxOutput", name, logits, **attributes))
+
+
+def _adjust_logits(graph):
+    """Add an input to the logits of the loss: `logit_adjustment`, `(N, num_classes)`.
+
+    The second output is the probabilities without it.
+    """
+    builder, logits, name, attributes = _open_loss(graph)
+    adjustment = builder.variable(ADJUSTMENT)
+    adjusted = builder.add("elemwise_add", "adjusted_logits", logits, adjustment)
+    plain = builder.add("softmax", "plain_probabilities", logits, axis=1)
+    return builder.graph(
+        builder.add("SoftmaxOutput", name, adjusted, **attributes),
+        builder.add("BlockGrad", "probabilities", plain),
+    )
+
+
+def _open_loss(graph):
+    """Return (a builder of all but the loss, its logits, name and attributes of the loss)."""
+    softmax = next(node for node in graph["nodes"] if node["op"] == "SoftmaxOutput")
     attributes = {k: v for k, v in softmax.get("attrs", {}).items() if k[0] != "_"}
     builder = Builder()
-    logits = builder.copy_of(ending_at(half, softmax["inputs"][0]))
-    logits = builder.add("Cast", "logits_float32", logits, dtype="float32")
-    return builder.graph(builder.add("SoftmaxOutput", softmax["name"], logits, **attributes))
+    logits = builder.copy_of(ending_at(graph, softmax["inputs"][0]))
+    return builder, logits, softmax["name"], attributes
 
 
 def _output_shapes(graph, image_shape):

@@ -21,12 +21,15 @@ class Predictor:
         batch_size: images in a batch of one view.
         image_shape: (3, H, W) of one view.
         dtype: what the networks compute in.
+        compiled: for other engines: False (`devices.check`).
 
     Raises:
         UserError: the networks differ in classes, lack parameters, or do not take such images.
     """
 
-    def __init__(self, networks, weights, devices, batch_size, image_shape, dtype="float32"):
+    def __init__(
+        self, networks, weights, devices, batch_size, image_shape, dtype="float32", compiled=False
+    ):
         self.weights = [float(weight) / float(sum(weights)) for weight in weights]
         self.image_shape = tuple(image_shape)
         shape = (batch_size, *image_shape)

@@ -98,7 +98,7 @@ def _check_versions():
     if sys.version_info >= (3, 13):
         raise UserError(
             f"MXNet has no wheel for Python {platform.python_version()}, 3.8 to 3.12 only:"
-            " run sh setup.sh, which looks for one of those"
+            " run sh setup.sh, which looks for one of those, or takes PyTorch"
         )
     import numpy
 
@@ -178,7 +178,7 @@ def _explain_missing(module):
     if module not in ("mxnet", "numpy"):
         return None
     if (sys.platform, platform.machine()) == ("darwin", "arm64"):
-        return "MXNet has no wheel for macOS on Arm: take a Linux machine or container"
+        return "MXNet has no wheel for macOS on Arm: run sh setup.sh, which takes PyTorch"
     return f"{module} is not installed in {sys.executable}: run sh setup.sh, then .venv/bin/python"
 
 

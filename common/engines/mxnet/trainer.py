@@ -12,8 +12,10 @@ arrays.
 
 import numpy as np
 
+from common.base.files import UserError
 from common.engines import TrainerState
 from common.engines.mxnet import precision
+from common.engines.mxnet.gradients import Gradients
 from common.engines.mxnet.memory import as_ndarray
 from common.engines.mxnet.moving_average import MovingAverage
 from common.engines.mxnet.runtime import mx
@@ -35,8 +37,14 @@ class Trainer:
             workers: `common.engines.mxnet.workers.Workers`.
 
         Raises:
-            UserError: the optimizer would let the copies of the weights drift apart.
+            UserError: the optimizer would let the copies of the weights drift apart, or gradients
+                are to be clipped that other workers have, too.
         """
+        if options.clip_norm and workers.is_distributed:
+            raise UserError(
+                f"--clip-norm {options.clip_norm}: is for one machine; with the KVStores of several"
+                " no worker sees the sum of the gradients before its update"
+            )
         self._options, self._workers = options, workers
         self._queued = False
         frozen = {*options.frozen, *edits.fixed_gammas(network.graph)}
@@ -44,11 +52,17 @@ class Trainer:
         # draws what an uninterrupted one would.
         self._seed(0, worker=0)
         self._module = _bind(network, devices, options, frozen)
+        scale = 1 / (options.batch_size * options.loss_scale)
+        self._gradients = Gradients(self._module, scale, options.clip_norm)
         self._updates = Updates(self._module, devices, options, workers, frozen)
         if workers.is_distributed:  # all workers start from the weights of the first
             group = self._module._exec_group
             for name, arrays in zip(group.param_names, group.param_arrays):
                 workers.kv_store.pull(name, out=arrays)
+        self._adjustment = []
+        if options.logit_adjustment is not None:
+            rows = np.tile(options.logit_adjustment, (options.batch_size, 1))
+            self._adjustment.append(mx.nd.array(rows))
         self._average = None
         if options.average_decay:
             self._average = MovingAverage(options.average_decay, self._weights())
@@ -64,23 +78,33 @@ class Trainer:
     def step(self, batch, learning_rate):
         """Make one update with a batch; return at once, while the devices compute.
 
+        Args:
+            learning_rate: None: no update yet; the batch counts in the next one.
+
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
-        self._module.forward_backward(_as_data_batch(batch))
-        self._updates.make(learning_rate)
+        labels = [mx.nd.array(batch.targets), *self._adjustment]
+        self._module.forward_backward(_as_data_batch(batch, labels))
         self._queued = True
+        if learning_rate is None:
+            self._gradients.keep()
+        else:
+            self._update(learning_rate)
         # A copy: the next batch overwrites the outputs.
-        probabilities = self._module.get_outputs()[0].copyto(mx.cpu())
+        return self._module.get_outputs()[-1].copyto(mx.cpu()).asnumpy
+
+    def _update(self, learning_rate):
+        self._gradients.complete()
+        self._updates.make(learning_rate)
         if self._average is not None:
             self._average.update(self._weights())
-        return probabilities.asnumpy
 
     def evaluate(self, batch):
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""
         self.synchronize()
         self._module.forward(_as_data_batch(batch), is_train=False)
-        return self._module.get_outputs()[0].asnumpy()
+        return self._module.get_outputs()[-1].asnumpy()
 
     def synchronize(self):
         """Wait until all that was queued has been computed (see the top of this file)."""
@@ -139,16 +163,21 @@ class Trainer:
 
 def _bind(network, devices, options, frozen):
     """Return the Module of a network, with its weights on the devices."""
+    size = options.batch_size
+    # A label of the shape of the output is taken as probabilities, without `smooth_alpha`.
+    labels = [("softmax_label", (size, options.soft_classes) if options.soft_classes else (size,))]
+    if options.logit_adjustment is not None:
+        labels.append((precision.ADJUSTMENT, (size, len(options.logit_adjustment))))
     module = mx.mod.Module(
         precision.training_symbol(network.graph, options),
         context=devices,
+        label_names=[name for name, _ in labels],
         fixed_param_names=sorted(frozen),
         compression_params=options.compression,
     )
-    size = options.batch_size
     module.bind(
         [mx.io.DataDesc("data", (size, *options.image_shape), dtype=np.uint8)],
-        [mx.io.DataDesc("softmax_label", (size,))],
+        [mx.io.DataDesc(name, shape) for name, shape in labels],
     )
     module.init_params(
         mx.init.Xavier(rnd_type="gaussian", factor_type="in", magnitude=2),
@@ -160,10 +189,8 @@ def _bind(network, devices, options, frozen):
     return module
 
 
-def _as_data_batch(batch):
-    return mx.io.DataBatch(
-        data=[as_ndarray(batch.images)], label=[mx.nd.array(batch.labels)], pad=batch.pad
-    )
+def _as_data_batch(batch, labels=None):
+    return mx.io.DataBatch(data=[as_ndarray(batch.images)], label=labels, pad=batch.pad)
 
 
 def _as_ndarrays(arrays):

@@ -14,6 +14,8 @@ except ImportError:  # Windows
 
 from common.base.files import UserError
 from common.base.processor import cpu_flags
+from common.engines.torch import compilation
+from common.engines.torch.int8 import weight_bits
 from common.engines.torch.runtime import reason_of, torch
 
 
@@ -92,15 +94,17 @@ def has_gpu(devices):
     return devices[0].type != "cpu"
 
 
-def check(dtype, devices):
+def check(dtype, devices, compiled=False):
     """Make the process ready to compute in `dtype`, before it computes anything.
 
     Raises:
-        UserError: these devices do not compute in it.
+        UserError: these devices do not compute in it, or nothing can be `compiled` for them.
     """
-    if dtype == "int8":
-        raise UserError("--dtype int8: this engine has none; use --engine mxnet")
-    if dtype in ("float16", "bfloat16"):
+    if compiled:
+        compilation.check(devices, dtype)
+    if dtype == "int8" and has_gpu(devices):
+        raise UserError("--dtype int8: is for CPUs; on a GPU take float16 or bfloat16")
+    if dtype != "float32":
         for device in devices:
             able, reason = supports(dtype, device)
             if not able:
@@ -108,7 +112,9 @@ def check(dtype, devices):
 
 
 def supports(dtype, device):
-    """Return (whether a device computes in float16 or bfloat16, why or why not)."""
+    """Return (whether a device computes in float16, bfloat16 or int8, why or why not)."""
+    if dtype == "int8":
+        return _supports_int8()
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         needed = (8, 0) if dtype == "bfloat16" else (5, 3)
@@ -126,6 +132,18 @@ def supports(dtype, device):
     if _is_x86() and dtype == "bfloat16":
         return True, _bfloat16_unit()
     return True, "the processor computes in it"
+
+
+def _supports_int8():
+    try:
+        bits = weight_bits()
+    except (AttributeError, RuntimeError) as error:
+        return False, f"this PyTorch has no convolutions in it here ({reason_of(error)})"
+    if not _is_x86():
+        return True, "the processor computes in it"
+    if bits == 8:
+        return True, "the processor has instructions for it (VNNI)"
+    return True, "the processor has no VNNI: weights have 7 bits, and it is slower"
 
 
 def _is_x86():
@@ -173,7 +191,7 @@ def describe():
     elif not count:
         described["GPUs"] = "none that PyTorch sees"
     first = parse_devices("0" if count else "cpu")[0]
-    for dtype in ("bfloat16", "float16"):
+    for dtype in ("bfloat16", "float16", "int8"):
         able, reason = supports(dtype, first)
         described[dtype] = f"{'yes' if able else 'no'}: {reason}"
     return described

@@ -4,7 +4,7 @@ Both kinds of module have `params` and `stats`, `{name: tensor}`, `loss_settings
 take raw images and give logits.
 """
 
-from common.engines.torch import initial_weights, operators, timm_networks
+from common.engines.torch import compilation, initial_weights, operators, timm_networks
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import infer_shapes
 from common.networks import edits
@@ -25,10 +25,14 @@ def build_module(network, device, options):
         UserError: this engine lacks a layer of the network, or the arrays do not fit it.
     """
     if isinstance(network, TimmNetwork):
-        return timm_networks.build_to_train(network, device, options)
-    graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
-    attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
-    return _build_graph(network, device, options, attributes), attributes
+        module, attributes = timm_networks.build_to_train(network, device, options)
+    else:
+        graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
+        attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
+        module = _build_graph(network, device, options, attributes)
+    if options.compiled:
+        compilation.compile_for_training(module)
+    return module, attributes
 
 
 def _build_graph(network, device, options, attributes):

@@ -145,6 +145,7 @@ class GraphModule(torch.nn.Module):
         plan: the `Plan` that it computes.
         missing: names of parameters and statistics that are still to be set.
         loss_settings: of the graph's SoftmaxOutput, the keyword arguments of `loss.loss_gradient`.
+        image_type: what the plan takes images as.
     """
 
     def __init__(self, plan, dtype):
@@ -153,6 +154,7 @@ class GraphModule(torch.nn.Module):
         self.loss_settings = plan.loss_settings
         self.missing = [name for name in plan.variables.values() if name != "data"]
         self.channels_last = False
+        self.image_type = torch.float32
         self._dtype = getattr(torch, dtype)
         # A graph's names may hold what PyTorch's may not.
         self._keys = {name: f"array{number}" for number, name in enumerate(self.missing)}
@@ -193,7 +195,7 @@ class GraphModule(torch.nn.Module):
     def forward(self, images):
         """Return the logits, float32, of images (N, 3, H, W), uint8 or floating point."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        images = images.to(torch.float32, memory_format=layout)
+        images = images.to(self.image_type, memory_format=layout)
         values = {
             (node, 0): images if name == "data" else getattr(self, self._keys[name])
             for node, name in self.plan.variables.items()

@@ -1,4 +1,4 @@
-"""MXNet's optimizers by name: their state, and the learning rate and decay of each weight.
+"""MXNet's optimizers and AdamW by name: their state, and the rate and decay of each weight.
 
 The state is named and means what MXNet's does, so that either engine goes on from the other's
 `.states` file: `state:NAME/0` is the first array that is kept for the weight NAME,
@@ -18,6 +18,7 @@ _RULES = {
     "adagrad": rules.AdaGrad,
     "adam": rules.Adam,
     "adamax": rules.Adamax,
+    "adamw": rules.AdamW,
     "ccsgd": rules.PlainSGD,
     "dcasgd": rules.DCASGD,
     "ftml": rules.FTML,
@@ -79,7 +80,9 @@ class Optimizer:
     def _factors(self, name, attributes, position):
         """Return what weights have in common that are updated together."""
         is_lars = isinstance(self._rule, rules.LARS)
-        decays = name.endswith("_weight") or (name.endswith("_gamma") and not is_lars)
+        # The recipes for AdamW decay no scale of a normalisation.
+        spares_gammas = isinstance(self._rule, (rules.LARS, rules.AdamW))
+        decays = name.endswith("_weight") or (name.endswith("_gamma") and not spares_gammas)
         rate = float(attributes.get("__lr_mult__", 1.0))
         decay = float(attributes.get("__wd_mult__", decays)) * self._decay
         is_scaled = is_lars and not name.endswith(("gamma", "beta", "bias"))

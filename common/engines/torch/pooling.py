@@ -62,10 +62,11 @@ def _global_pool(x, kind, power):
 def _pool(x, kind, power, kernel, stride, pad, after, counts_pads):
     rank = len(kernel)
     if kind == "max":
+        pool_max = _MAX[rank] if x.is_floating_point() else _max_of_integers
         if tuple(after) == pad and all(2 * p <= k for p, k in zip(pad, kernel)):
-            return _MAX[rank](x, kernel, stride, pad)
-        lowest = torch.finfo(x.dtype).min
-        return _MAX[rank](_padded(x, pad, after, lowest), kernel, stride)
+            return pool_max(x, kernel, stride, pad)
+        lowest = torch.finfo(x.dtype).min if x.is_floating_point() else 0
+        return pool_max(_padded(x, pad, after, lowest), kernel, stride)
     if kind == "avg":
         if tuple(after) == pad and all(2 * p <= k for p, k in zip(pad, kernel)):
             return _AVERAGE[rank](x, kernel, stride, pad, False, counts_pads)
@@ -81,6 +82,11 @@ def _pool(x, kind, power, kernel, stride, pad, after, counts_pads):
     if kind == "sum":
         return _AVERAGE[rank](padded, kernel, stride) * area
     return (_AVERAGE[rank](padded.abs().pow(power), kernel, stride) * area).pow(1 / power)
+
+
+def _max_of_integers(x, kernel, stride, pad=(0, 0)):
+    """Pool uint8 images; PyTorch's other function takes none that lie in memory by pixels."""
+    return torch.ops.quantized.max_pool2d(x, kernel, stride, pad, (1, 1), False)
 
 
 def _padded(x, before, after, value):

@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.torch import fusion, operators, timm_networks
+from common.engines.torch import compilation, fusion, int8, operators, timm_networks
 from common.engines.torch.memory import copy_to
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
@@ -23,17 +23,20 @@ class Predictor:
         devices: `torch.device`s; batches go to them in turn.
         batch_size: images in a batch of one view.
         image_shape: (3, H, W) of one view.
-        dtype: what the networks compute in.
+        dtype: what the networks compute in; int8 takes those that `quantize` has calibrated.
+        compiled: whether `torch.compile` translates them.
 
     Raises:
         UserError: the networks differ in classes, lack parameters, or do not take such images.
     """
 
-    def __init__(self, networks, weights, devices, batch_size, image_shape, dtype="float32"):
+    def __init__(
+        self, networks, weights, devices, batch_size, image_shape, dtype="float32", compiled=False
+    ):
         self.weights = [float(weight) / float(sum(weights)) for weight in weights]
         self.image_shape = tuple(image_shape)
         shape = (batch_size, *image_shape)
-        built = [_build(network, devices, shape, dtype) for network in networks]
+        built = [_build(network, devices, shape, dtype, compiled) for network in networks]
         self._devices = devices
         self._modules = [*zip(*(modules for modules, _ in built))]  # by devices, by networks
         classes = {num_classes for _, num_classes in built}
@@ -87,7 +90,7 @@ class Predictor:
         return batch, probabilities
 
 
-def _build(network, devices, data_shape, dtype):
+def _build(network, devices, data_shape, dtype, compiled):
     """Return a module for each device, and the number of classes.
 
     All devices of a CPU are one, and share its module.
@@ -96,13 +99,32 @@ def _build(network, devices, data_shape, dtype):
     for device in devices:
         place = "cpu" if device.type == "cpu" else device
         if place not in modules:
-            modules[place], num_classes = _build_on(network, place, data_shape, dtype)
+            modules[place], num_classes = _build_on(network, place, data_shape, dtype, compiled)
     return [modules["cpu" if d.type == "cpu" else d] for d in devices], num_classes
 
 
-def _build_on(network, device, data_shape, dtype):
+def _build_on(network, device, data_shape, dtype, compiled):
     if isinstance(network, TimmNetwork):
-        return timm_networks.build_to_predict(network, device, data_shape, dtype)
+        return timm_networks.build_to_predict(network, device, data_shape, dtype, compiled)
+    module, entries = load(network, device, data_shape, "float32" if dtype == "int8" else dtype)
+    shape = entries[module.plan.output]
+    if len(shape) != 2:
+        raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
+    if dtype == "int8":
+        int8.prepare(module, entries)
+    elif compiled:
+        compilation.compile_for_prediction(module)
+    else:
+        fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
+    return module, shape[1]
+
+
+def load(network, device, data_shape, dtype="float32"):
+    """Return the `GraphModule` of a network, and `{entry: shape}` of all that it computes.
+
+    Raises:
+        UserError: the network lacks parameters, or does not take such images.
+    """
     by_pixels = torch.device(device).type in ("cpu", "cuda")
     module = operators.build(network, dtype, device, channels_last=by_pixels)
     try:
@@ -113,11 +135,7 @@ def _build_on(network, device, data_shape, dtype):
             f" ({error}); choose the size that it was trained with: --crop-size"
         ) from None
     _check_shapes(network, expected)
-    shape = entries[module.plan.output]
-    if len(shape) != 2:
-        raise UserError(f"the network gives {shape} for a batch, not (images, classes)")
-    fusion.prepare(module, entries, dtype, fusion.has_onednn(device))
-    return module, shape[1]
+    return module, entries
 
 
 def _check_shapes(network, expected):

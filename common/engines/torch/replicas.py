@@ -34,7 +34,7 @@ class Replicas:
             that requires one, on the first device.
         """
         gradients, probabilities = [], []
-        labels = torch.from_numpy(batch.labels).long()
+        labels = torch.from_numpy(batch.targets)
         parts = zip(self._modules, self._devices, self._split(batch.images), self._split(labels))
         for module, device, images, truth in parts:
             module.train()

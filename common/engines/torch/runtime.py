@@ -22,7 +22,8 @@ def _import():
         if error.name != "torch":
             raise
         raise UserError(
-            f"PyTorch is not installed in {sys.executable}: pip install torch"
+            f"PyTorch is not installed in {sys.executable}: run sh setup.sh torch (or both),"
+            " then .venv/bin/python"
         ) from None
     except OSError as error:  # of the dynamic loader
         reason = str(error).split("\n")[0][:200]

@@ -1,4 +1,4 @@
-"""The shapes of a network's parameters, found without computing anything."""
+"""The shapes of a network's parameters and layers, found without computing anything."""
 
 import math
 
@@ -17,8 +17,25 @@ def infer_shapes(graph, image_shape, batch_size=1):
         UserError: the network cannot take images of this shape, or has other inputs than images.
     """
     flag = f"--image-shape {','.join(map(str, image_shape))}"
+    return _infer(operators.plan(graph), (batch_size, *image_shape), flag)[0]
+
+
+def layer_shapes(graph, image_shape):
+    """Return `{layer: shape of its (first) output}` for one image `(3, H, W)`.
+
+    The softmax at the end, which gives the shape that it is given, is left out.
+
+    Raises:
+        UserError: as `infer_shapes`.
+    """
+    plan = operators.plan(graph)
+    _, entries = _infer(plan, (1, *image_shape), f"--image-size {image_shape[1]}")
+    return {step.name: entries[step.node, 0] for step in plan.steps}
+
+
+def _infer(plan, data_shape, flag):
     try:
-        return shapes_of(operators.plan(graph), (batch_size, *image_shape))[0]
+        return shapes_of(plan, data_shape)
     except ValueError as error:
         raise UserError(f"{flag}: {error}") from None
 

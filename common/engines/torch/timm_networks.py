@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 
 from common.base.files import UserError, replacing
+from common.engines.torch import compilation
 from common.engines.torch.runtime import reason_of, torch
 
 ONNX_OPSET = 17  # the first one with LayerNormalization
@@ -185,13 +186,16 @@ def _decaying(model):
     return {id(param) for group in groups if group["weight_decay"] for param in group["params"]}
 
 
-def build_to_predict(network, device, data_shape, dtype):
+def build_to_predict(network, device, data_shape, dtype, compiled=False):
     """Return the module of a `TimmNetwork` for batches of `data_shape`, and its number of classes.
 
     Raises:
         UserError: as `build`.
     """
-    return build(network, data_shape[1:], device, dtype).eval(), network.num_classes
+    module = build(network, data_shape[1:], device, dtype).eval()
+    if compiled:
+        compilation.compile_for_prediction(module)
+    return module, network.num_classes
 
 
 def export_onnx(path, network, image_shape):

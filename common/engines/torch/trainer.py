@@ -4,6 +4,7 @@ import numpy as np
 
 from common.base.files import UserError
 from common.engines import TrainerState, momentum
+from common.engines.torch.gradients import Gradients
 from common.engines.torch.modules import build_module
 from common.engines.torch.moving_average import MovingAverage
 from common.engines.torch.optimizers import Optimizer, to_numpy
@@ -40,7 +41,11 @@ class Trainer:
         self._replicas = Replicas(module, devices)
         self._loss_settings = {**module.loss_settings}
         self._loss_settings["grad_scale"] *= options.loss_scale
-        self._gradient_scale = 1 / (options.batch_size * options.loss_scale)
+        if options.logit_adjustment is not None:
+            adjustment = torch.tensor(options.logit_adjustment, dtype=torch.float32)
+            self._loss_settings["logit_adjustment"] = adjustment.to(devices[0])
+        scale = 1 / (options.batch_size * options.loss_scale)
+        self._gradients = Gradients(scale, options.clip_norm)
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
         self._optimizer = Optimizer(
             options.optimizer,
@@ -66,21 +71,28 @@ class Trainer:
     def step(self, batch, learning_rate):
         """Make one update with a batch; return at once where a GPU computes.
 
+        Args:
+            learning_rate: None: no update yet; the batch counts in the next one.
+
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
         probabilities, gradients = self._replicas.forward_backward(batch, **self._loss_settings)
         read = _start_reading(probabilities)
-        torch._foreach_mul_(gradients, self._gradient_scale)
+        self._gradients.add(gradients)
+        if learning_rate is not None:
+            self._update(learning_rate)
+        return read
+
+    def _update(self, learning_rate):
         factor = 1.0
         if self._options.correct_momentum:
             factor = momentum.rate_ratio(self._rate, learning_rate)
-        self._optimizer.update(gradients, learning_rate, factor)
+        self._optimizer.update(self._gradients.take(), learning_rate, factor)
         self._replicas.spread()
         self._rate = learning_rate
         if self._average is not None:
             self._average.update(self._weights)
-        return read
 
     def evaluate(self, batch):
         """Return the probabilities `(N, num_classes)` of a batch, as a numpy array."""

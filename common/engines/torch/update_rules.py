@@ -1,4 +1,4 @@
-"""MXNet's optimizers by their rules, on lists of tensors that are updated together.
+"""MXNet's optimizers, and AdamW, by their rules, on lists of tensors that are updated together.
 
 A rule holds its settings, with MXNet's defaults, and is called with what one update has in common
 (`Step`), the weights, their gradients, which it may overwrite, and the arrays that it keeps for
@@ -190,6 +190,29 @@ class Adam:
         blend_squares(variances, gradients, self.beta2)
         rate = step.rate * math.sqrt(1 - self.beta2**step.count) / (1 - self.beta1**step.count)
         torch._foreach_addcdiv_(weights, means, root(variances, outside=self.epsilon), -rate)
+
+
+@dataclass
+class AdamW:
+    """weight -= rate * (decay * weight + corrected mean / (sqrt(corrected variance) + epsilon)).
+
+    Loshchilov and Hutter 2019 (arXiv:1711.05101), as PyTorch has it; MXNet has none.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    slots = 2
+
+    def __call__(self, step, weights, gradients, means, variances):
+        _clip(step, gradients)
+        torch._foreach_mul_(weights, 1 - step.rate * step.decay)
+        blend(means, gradients, self.beta1)
+        blend_squares(variances, gradients, self.beta2)
+        corrected = torch._foreach_div(variances, 1 - self.beta2**step.count)
+        roots = root(corrected, outside=self.epsilon)
+        rate = step.rate / (1 - self.beta1**step.count)
+        torch._foreach_addcdiv_(weights, means, roots, -rate)
 
 
 @dataclass

@@ -1,11 +1,14 @@
-"""Run the scripts hundreds of times, each in a fork of a process that has imported MXNet already.
+"""Run the scripts hundreds of times, each in a fork of a process that has imported the engines.
 
-Starting Python with MXNet takes more than a second, a fork a hundredth of that. A child becomes the
-script: it has its own flags, working directory, stdout, stderr and exit status, and ends as Python
-ends. The parent has computed nothing before it forks, so no thread of MXNet is lost.
+Starting Python with MXNet or PyTorch takes more than a second, a fork a hundredth of that. A child
+becomes the script: it has its own flags, environment, working directory, stdout, stderr and exit
+status, and ends as Python ends. The parent has computed nothing before it forks, so no thread of an
+engine is lost. What Python and OpenMP read when they start (`PYTHONPATH`, `OMP_NUM_THREADS`) is the
+parent's.
 """
 
 import gc
+import importlib
 import json
 import os
 import resource
@@ -16,9 +19,10 @@ import sys
 import time
 from collections import namedtuple
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-sys.path.insert(0, ROOT)  # this file is also the program that forks
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[0] = ROOT  # this file is also the program that forks
 
+from common import engines  # noqa: E402
 from tests.faults import interruption  # noqa: E402
 
 # status is None if the run took too long and was killed. memory is the peak in bytes. Of a watched
@@ -27,6 +31,13 @@ Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds", "o
 
 # Python's audit events: https://docs.python.org/3/library/audit_events.html
 _STARTS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "pty.spawn")
+
+_ENVIRONMENT = {
+    # Nothing is downloaded here: no host has this name.
+    "http_proxy": "http://no.invalid",
+    "https_proxy": "no.invalid",
+    "CUDA_VISIBLE_DEVICES": "",  # as on a machine without a GPU
+}
 
 
 class Scripts:
@@ -41,13 +52,7 @@ class Scripts:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
-            env={
-                **os.environ,
-                # Nothing is downloaded here: no host has this name.
-                "http_proxy": "http://no.invalid",
-                "https_proxy": "no.invalid",
-                "CUDA_VISIBLE_DEVICES": "",  # as on a machine without a GPU
-            },
+            env={**os.environ, **_ENVIRONMENT},
         )
 
     def __call__(
@@ -60,7 +65,8 @@ class Scripts:
         """
         case = {
             "folder": str(folder),
-            "command": [name, *map(str, arguments)],
+            "command": list(map(str, [name, *arguments])),
+            "environment": {**os.environ, **_ENVIRONMENT},
             "streams": self._streams,
             "events": self._events if watched else None,
             "seconds": seconds,
@@ -108,7 +114,8 @@ def import_what_scripts_need():
     os.environ["MPLBACKEND"] = "agg"
     import matplotlib.pyplot  # noqa: F401
 
-    import common.engines.mxnet.runtime  # noqa: F401
+    for name in engines.installed():
+        importlib.import_module(f"common.engines.{name}.runtime")
 
     gc.freeze()  # else each child would traverse all imported objects at its end: 0.3 s
 
@@ -146,6 +153,8 @@ def run(case):
     for number, path in enumerate(case["streams"], start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
     os.chdir(case["folder"])
+    os.environ.clear()
+    os.environ.update(case["environment"])
     resource.setrlimit(resource.RLIMIT_AS, (case["limit"], case["limit"]))
     interruption.prepare(case)
     if case["events"]:
@@ -153,6 +162,7 @@ def run(case):
     sys.argv = case["command"]
     if sys.argv[0].endswith(".py"):
         sys.argv[0] = os.path.join(ROOT, sys.argv[0])
+        sys.path[0] = os.path.dirname(sys.argv[0])
         runpy.run_path(sys.argv[0], run_name="__main__")
     else:
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

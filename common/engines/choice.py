@@ -1,0 +1,84 @@
+"""Which engine computes: the one that was asked for, or with `auto` the one that suits the work."""
+
+import os
+
+from common.base.files import UserError
+from common.base.processor import cpu_flags
+from common.engines import ENGINES, installed, load
+
+# Images/s with PyTorch over images/s with MXNet, ResNet-152 at 320 px, by the processor's vector
+# unit, the work and the precision. Measured by benchmarks/engines.py.
+_MEASURED = {
+    ("amx", "predict", "bfloat16"): 2.1,
+    ("amx", "predict", "int8"): 1.9,
+    ("amx", "train", "bfloat16"): 1.2,
+    ("avx512", "predict", "bfloat16"): 1.4,
+}
+_CLEARLY = 1.05  # below, MXNet is taken: it is what the baseline was made with
+
+_NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
+
+
+def choose(name, devices, dtype, work, flag="--gpus", compiled=False):
+    """Return (engine, its devices, why it was taken), ready to compute in `dtype`.
+
+    Args:
+        name: `"auto"`, or one of `ENGINES`.
+        devices: as `parse_devices` takes them.
+        work: `"train"` or `"predict"`.
+        flag: what the user typed before the devices.
+        compiled: whether networks are to be compiled.
+
+    Raises:
+        UserError: no engine that is installed computes in `dtype` on these devices.
+    """
+    candidates = [(name, "asked for")] if name != "auto" else _candidates(devices, dtype, work)
+    failures = []
+    for candidate, reason in candidates:
+        try:
+            engine = load(candidate)
+            parsed = engine.parse_devices(devices, flag)
+            engine.check(dtype, parsed, compiled)
+        except UserError as error:
+            failures.append((candidate, error))
+            continue
+        if failures:
+            other, error = failures[0]
+            reason = f"{_NAMES[other]} does not do it ({error})"
+        return engine, parsed, reason
+    raise failures[0][1]
+
+
+def _candidates(devices, dtype, work):
+    """Return the engines that are installed, the preferred one first, and why it is."""
+    names = installed() or [ENGINES[0]]
+    if len(names) == 1:
+        return [(names[0], "the only one that is installed")]
+    preferred, reason = _preferred(devices, dtype, work)
+    return [(preferred, reason), *((name, "") for name in names if name != preferred)]
+
+
+def _preferred(devices, dtype, work):
+    if "DMLC_ROLE" in os.environ:
+        return "mxnet", "its launcher has started this process"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return "torch", "its launcher has started this process"
+    if not _on_cpu(devices):
+        return "torch", "it runs on the GPUs of today, too"
+    unit = _vector_unit()
+    ratio = _MEASURED.get((unit, work, dtype), 1.0)
+    if ratio > _CLEARLY:
+        return "torch", f"measured {ratio:.1f} times as fast as MXNet in {dtype} with {unit}"
+    return "mxnet", "both are installed, and PyTorch was not measured to be faster here"
+
+
+def _on_cpu(devices):
+    text = devices.strip()
+    return text in ("", "cpu", "-1") or text.startswith("cpu:")
+
+
+def _vector_unit():
+    flags = cpu_flags()
+    if "amx_bf16" in flags:
+        return "amx"
+    return "avx512" if "avx512f" in flags else "other"

@@ -1,0 +1,62 @@
+"""`--compile`: networks translated to code of their own, by `torch.compile`.
+
+Measured, ResNet-50 on one core with AVX-512, images/s: predicting at 224 px in bfloat16 52 against
+45 of `fusion.prepare`, in float32 25 against 25; training at 160 px 8.4 against 8.3, in bfloat16
+18.6 against 18.6. What is imported here takes a second, and only where it is needed.
+"""
+
+import logging
+import os
+
+from common.base.files import UserError
+
+
+def check(devices, dtype):
+    """Raise `UserError` where a network cannot be compiled for these devices, in a precision."""
+    kind = devices[0].type
+    if dtype == "int8":
+        raise UserError("--compile: is not for int8, which has kernels of its own; leave it out")
+    if kind == "cpu" and not _has_cpp_compiler():
+        raise UserError(
+            "--compile: needs a C++ compiler, and none is here; install one"
+            " (Debian, Ubuntu: apt-get install g++) or leave --compile out"
+        )
+    if kind == "cuda" and not _has_triton():
+        raise UserError("--compile: needs Triton: pip install triton, or leave --compile out")
+    if kind not in ("cpu", "cuda"):
+        raise UserError("--compile: is for CPUs and NVIDIA's GPUs; leave it out")
+
+
+def _has_cpp_compiler():
+    from torch._inductor import cpp_builder, exc
+
+    try:
+        return bool(cpp_builder.get_cpp_compiler())
+    except exc.InvalidCxxCompiler:
+        return False
+
+
+def _has_triton():
+    from torch.utils._triton import has_triton
+
+    return has_triton()
+
+
+def compile_for_training(module):
+    """Have a module compiled at its first batch; its weights may change."""
+    _keep_code()
+    module.compile(dynamic=False)
+
+
+def compile_for_prediction(module):
+    """Have a module compiled at its first batch, with its weights as constants of the code."""
+    _keep_code()
+    module.eval()
+    module.compile(dynamic=False, options={"freezing": True})
+
+
+def _keep_code():
+    """Keep the compiled code where it outlives a restart of the machine, unlike in /tmp."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(caches, "torchinductor"))
+    logging.info("--compile: the first batch takes minutes; the code is kept in %s", folder)

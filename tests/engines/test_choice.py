@@ -1,0 +1,89 @@
+"""`--engine auto`: which engine computes, and why."""
+
+import cv2
+import numpy as np
+import pytest
+
+from common import engines
+from common.base.files import UserError
+from common.engines import choice
+from common.networks import checkpoint, edits
+from common.networks.resnet import build_resnet
+from tests.random_networks import with_random_weights
+
+needs_both = pytest.mark.skipif(
+    len(engines.installed()) < 2, reason="takes MXNet and PyTorch in one environment"
+)
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Pretend that the processor has these features; the engines look for themselves."""
+    return lambda *flags: monkeypatch.setattr(choice, "cpu_flags", lambda: set(flags))
+
+
+def chosen(devices="cpu", dtype="float32", work="predict", name="auto", **settings):
+    engine, _, reason = choice.choose(name, devices, dtype, work, **settings)
+    return engine.NAME, reason
+
+
+@pytest.mark.parametrize("name", engines.installed())
+def test_the_engine_that_is_asked_for_is_taken(name):
+    assert chosen(name=name) == (engines.load(name).NAME, "asked for")
+
+
+@pytest.mark.skipif(len(engines.installed()) != 1, reason="takes exactly one engine")
+def test_the_only_engine_is_taken():
+    assert chosen() == (
+        engines.load(engines.installed()[0]).NAME,
+        "the only one that is installed",
+    )
+
+
+@needs_both
+def test_of_both_the_one_that_was_measured_to_be_faster_is_taken(processor):
+    processor("avx2")
+    assert chosen()[0] == "MXNet"
+    processor("avx512f", "amx_bf16")
+    assert chosen() == (
+        "MXNet",
+        "both are installed, and PyTorch was not measured to be faster here",
+    )
+    name, reason = chosen(dtype="bfloat16")
+    assert name == "PyTorch"
+    assert "times as fast as MXNet in bfloat16 with amx" in reason
+
+
+@needs_both
+def test_what_one_engine_does_not_do_the_other_one_does():
+    name, reason = chosen(compiled=True)
+    assert name == "PyTorch"
+    assert reason == (
+        "MXNet does not do it (--compile: MXNet does not compile networks; use --engine torch)"
+    )
+
+
+@needs_both
+@pytest.mark.parametrize(
+    ("variable", "name"), [("DMLC_ROLE", "MXNet"), ("TORCHELASTIC_RUN_ID", "PyTorch")]
+)
+def test_a_launcher_has_its_own_engine(monkeypatch, variable, name):
+    monkeypatch.setenv(variable, "1")
+    assert chosen() == (name, "its launcher has started this process")
+
+
+def test_what_no_engine_does_is_one_line():
+    with pytest.raises(UserError, match="GPU 7: "):
+        chosen("7", flag="GPU")
+
+
+def test_scripts_name_the_engine_and_the_reason(script, tmp_path):
+    name = engines.installed()[0]
+    network = with_random_weights(edits.take_raw_images(build_resnet(10, 3, width=8)), 32, seed=0)
+    checkpoint.save(str(tmp_path / "net"), 1, network)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((40, 40, 3), np.uint8))
+    done = script(
+        *("sub.py", 1, "cpu", "--images", tmp_path / "a.png", "--model-prefix", tmp_path / "net"),
+        *("--crop-size", 32, "--output", tmp_path / "out.csv", "--engine", name),
+    )
+    assert f"engine: {engines.load(name).NAME}, asked for\n" in done.stderr
