@@ -70,5 +70,5 @@ The validation report:  report-val_sample.html
 The checkpoints:        model/sample-0001.params to model/sample-0016.params
 
 What runs on this machine: $python -m common.doctor
-The same steps on the challenge itself: README.md
+The same steps on the challenge itself: docs/challenge.md
 END

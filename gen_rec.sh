@@ -29,8 +29,8 @@ esac
 cores=$(getconf _NPROCESSORS_ONLN)
 [ "$threads" -le "$cores" ] || threads=$cores
 
-# Whoever stops this script stops the packing too. It runs in the background, because a shell
-# handles signals only while it waits.
+# Stopping this script also stops the packing, which runs in the background, because a shell handles
+# signals only while it waits.
 packing=
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 130' INT
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 143' TERM

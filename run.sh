@@ -13,9 +13,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 #   timm:convnext_base.clip_laion2b_augreg_ft_in12k    a newer network, ImageNet-12k, for 256 pixels
 pretrained_model=$here/model/resnet-152     # ResNet-152 of ImageNet-11k: resnet-152-symbol.json, …
 load_epoch=0                                # 0: from the pretrained network; N: continue from epoch N
-engine=auto                                 # what computes: mxnet or torch; auto: what suits this machine
+engine=auto                                 # mxnet or torch; auto: chosen by the machine
 gpus=0,1,2,3                                # each batch is split over them; cpu: no GPU
-model_prefix=$here/model/iNat-resnet-152    # what the names of the checkpoints begin with
+model_prefix=$here/model/iNat-resnet-152    # prefix of the names of the checkpoints
 data_nthreads=48                            # threads that read photographs
 batch_size=48                               # images per batch, of all GPUs together
 num_classes=5089                            # species in train2017.json

@@ -1,4 +1,4 @@
-"""The charts beside the README's tables: ratios with their spread, scaling, accuracies."""
+"""The charts beside the tables: ratios with their spread, scaling, accuracies."""
 
 import statistics
 

@@ -1,7 +1,7 @@
 """Measure our code and its peers in turn, in one run, and report the ratio.
 
 A machine's speed changes by the minute; taking turns gives every side the same minutes. Results
-are kept in benchmarks/results/NAME.json; benchmarks/tables.py makes the README's tables from them.
+are kept in benchmarks/results/NAME.json; benchmarks/tables.py makes tables from them.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def compare(what, speeds, ours, peers):
     """Print how many times as fast as its peers a side is; return the comparison to be kept.
 
     Args:
-        what: the work, as the README's tables call it.
+        what: the work, as the tables call it.
         speeds: of `take_turns`.
         peers: `{name: smallest ratio that is asked for, or None}`; peers without a speed were left
             out of this run.

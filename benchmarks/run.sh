@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs every benchmark with its peers, then makes the README's tables and charts from the results.
+# Runs every benchmark with its peers, then makes the tables and charts of docs/ from the results.
 #
 #   sh benchmarks/run.sh          about 90 minutes on two cores that are otherwise idle
 #   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose

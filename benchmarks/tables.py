@@ -1,6 +1,6 @@
-"""The README's tables and bar charts, made from the results of the benchmarks.
+"""The tables and bar charts of the README and docs/, made from the results of the benchmarks.
 
-    python -m benchmarks.tables            benchmarks/results/*.json -> README.md, docs/planning.md
+    python -m benchmarks.tables            benchmarks/results/*.json -> the pages that PAGES names
     python -m benchmarks.tables --quick    benchmarks/quick/*.json -> benchmarks/quick/tables.md
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`, and is not edited by hand. Its
@@ -25,7 +25,7 @@ from benchmarks.learning import KILLED, WORDS, accuracies, same_weights
 from common.base.files import ROOT, UserError, atomic_open
 from common.base.script import run_script
 
-PAGES = ["README.md", os.path.join("docs", "planning.md")]
+PAGES = ["README.md", *(os.path.join("docs", name) for name in ("benchmarks.md", "planning.md"))]
 COMMANDS = {  # the command that makes a result; its footnote begins with it
     "packing": "python -m benchmarks.packing",
     "packing_large": "python -m benchmarks.packing --large",
@@ -41,6 +41,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "learning": "python -m benchmarks.learning",
     "momentum": "python -m benchmarks.momentum",
 }
+HIGHLIGHTS = {"packing": -1, "feeding": 0, "training": -1}  # which comparisons the README shows
 INSTRUCTIONS = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -89,8 +90,11 @@ def fill(text, results):
     return re.sub(r"<!-- table: (\S+) -->\n.*?<!-- end -->", make, text, flags=re.DOTALL)
 
 
-def make_table(name, results, charts_in="benchmarks/results"):
-    """Return a table in Markdown, with its chart above and its command and machine below."""
+def make_table(name, results, charts_in="../benchmarks/results"):
+    """Return a table in Markdown, with its chart above and its command and machine below.
+
+    `charts_in` is the folder of the charts, as seen from the page (of docs/).
+    """
     make, draw, sources = TABLES[name]
     missing = [source for source in sources if not results[source]]
     if missing:
@@ -123,6 +127,21 @@ def ratio_table(results, sources):
                 rows.append([what, peer, f"**{times}** {spread}".strip(), *speeds])
                 what = ""  # only in the first row
     return markdown(["what", "against", "times as fast", "ours, images/s", "theirs"], rows)
+
+
+def highlights_table(results, sources):
+    """A row for the main comparison of each result, with all its peers in one cell."""
+    rows = []
+    for source in sources:
+        comparison = results[source]["comparisons"][HIGHLIGHTS[source]]
+        ours = comparison["ours"]
+        times = [
+            f"{peer}: {statistics.median(ratios(ours, theirs)):.2f}"
+            for peer, theirs in comparison["against"].items()
+        ]
+        speed = describe_range([statistics.median(ours)])
+        rows.append([comparison["what"], speed, "; ".join(times)])
+    return markdown(["what", "images/s", "times as fast as"], rows)
 
 
 def cost_table(results, sources):
@@ -242,6 +261,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "packing": (ratio_table, charts.draw_ratios, ["packing"]),
     "feeding": (ratio_table, charts.draw_ratios, ["feeding"]),
     "training": (ratio_table, charts.draw_ratios, ["training", "training_loop"]),
+    "highlights": (highlights_table, None, ["packing", "feeding", "training"]),
     "training_profile": (profile_table, None, ["training_profile"]),
     "submission": (ratio_table, charts.draw_ratios, ["submission"]),
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),

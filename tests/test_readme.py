@@ -1,24 +1,155 @@
-"""The README's commands for one's own photographs, run as they stand."""
+"""The README and the pages of docs/: links, commands, flags, and one example run as it stands."""
 
 import csv
+import functools
+import glob
 import os
 import re
 import shlex
 import shutil
 
+import pytest
+
 from common.base.files import ROOT
 from common.data.class_table import read_table
+from tests.conftest import run_python
 from tests.made_up_challenge import paint
 
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "model/README.md"]
+PAGES += sorted(os.path.relpath(page, ROOT) for page in glob.glob(f"{ROOT}/docs/*.md"))
 
-def commands_of(section):
+# Whose flags a shell script takes; those of the others are in the comment at their top.
+PASSED_ON = {"run.sh": ["fine-tune.py"], "cluster.sh": ["-m", "common.cluster"]}
+SCRIPTS = ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py"]
+FLAGS_OF_TESTS = {"--faults-seed"}  # tests/run.sh passes them to pytest
+
+
+def read(page):
+    with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
+        return stream.read()
+
+
+def split_code(text):
+    """Return a page's prose, and its code: the commands of blocks, one a line, and spans."""
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    blocks += re.findall(r"^    (?=sh |python ).*\n", text, re.MULTILINE)
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return re.sub(r"`[^`]*`", "", text), lines + re.findall(r"`([^`]*)`", text)
+
+
+def headings_of(text):
+    """The anchors that GitHub gives to a page's headings."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_link_leads_to_a_file_and_a_heading_that_exist(page):
+    text = read(page)
+    prose, _ = split_code(text)
+    links = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
+    for link in links:
+        if link.startswith("https://"):
+            continue
+        path, _, heading = link.partition("#")
+        target = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+        assert os.path.exists(os.path.join(ROOT, target)), link
+        assert not heading or heading in headings_of(read(target)), link
+
+
+def commands_in(line):
+    """The commands of a line of code or a message: (script or module, its next words)."""
+    words = line.partition("  #")[0].replace("`", "").split()
+    begins = [
+        i
+        for i, (previous, word) in enumerate(zip(["", *words], words))
+        if word.rstrip(":") in SCRIPTS
+        or (previous == "sh" and word.endswith(".sh"))
+        or (previous.endswith("python") and word.endswith(".py"))
+        or (previous == "-m" and re.fullmatch(r"(common|benchmarks)\.\w+", word))
+    ]
+    for begin, end in zip(begins, [*begins[1:], len(words)]):
+        yield words[begin].rstrip(":;,"), words[begin + 1 : end]
+
+
+def flags_in(words):
+    return {
+        match.group() for match in (re.match(r"--[a-z][a-z0-9-]*", word) for word in words) if match
+    }
+
+
+@functools.lru_cache(maxsize=None)
+def known_flags(*command):
+    status, text, errors = run_python(*command, "--help")
+    assert status == 0, errors
+    return flags_in(re.split(r"[\s\[]+", text))
+
+
+def flags_of(script, words):
+    """The flags that a script takes, as its --help lists them."""
+    if script in PASSED_ON:
+        return known_flags(*PASSED_ON[script])
+    if script.endswith(".sh"):
+        return flags_in(read(script).split()) | FLAGS_OF_TESTS
+    if script.endswith(".py"):
+        return known_flags(script)
+    # A command of the module, such as `info`, has flags of its own.
+    command = [word for word in words[:1] if script == "common.modelzoo" and word.isalpha()]
+    return known_flags("-m", script, *map(str.lower, command))
+
+
+def file_of(script):
+    if script.endswith((".py", ".sh")):
+        return script
+    path = script.replace(".", "/")
+    return f"{path}/__main__.py" if os.path.isdir(os.path.join(ROOT, path)) else f"{path}.py"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_command_names_a_script_and_flags_that_exist(page):
+    _, code = split_code(read(page))
+    for line in code:
+        for script, words in commands_in(line):
+            assert os.path.exists(os.path.join(ROOT, file_of(script))), line
+            if flags_in(words):
+                assert flags_in(words) - flags_of(script, words) == set(), line
+
+
+# The comparison names flags of other tools.
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"docs/comparison.md"}))
+def test_a_flag_that_is_named_alone_belongs_to_a_script(page):
+    known = {flag for script in SCRIPTS for flag in known_flags(script)}
+    for command in ("info", "import"):
+        known |= known_flags("-m", "common.modelzoo", command)
+    _, code = split_code(read(page))
+    for span in code:
+        if span.startswith("--"):
+            assert flags_in(span.split()[:1]) - known == set(), span
+
+
+def test_a_flag_that_a_script_does_not_have_is_found():
+    ((script, words),) = commands_in("sh run.sh --resume --no-such-flag 3  # --a-comment")
+    assert flags_in(words) - flags_of(script, words) == {"--no-such-flag"}
+    ((script, words),) = commands_in("python -m common.modelzoo info NAME --plot x --name y")
+    assert flags_in(words) - flags_of(script, words) == {"--name"}
+
+
+def commands_of(page, section):
     """The commands of a section's first block, each as a list of words, "python" left out."""
-    with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as stream:
-        text = stream.read().partition(f"### {section}\n")[2]
+    text = read(page).partition(f"## {section}\n")[2]
     block = re.search(r"```\n(.*?)```", text, re.DOTALL).group(1)
     lines = block.replace("\\\n", " ").strip().splitlines()
     assert all(line.startswith("python ") for line in lines)
     return [shlex.split(line)[1:] for line in lines]
+
+
+def test_the_readme_and_the_page_on_training_show_the_same_commands():
+    of_readme, of_training = (
+        commands_of(page, "Your own photographs") for page in ("README.md", "docs/training.md")
+    )
+    assert of_readme == of_training
 
 
 def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
@@ -32,7 +163,7 @@ def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
         shutil.copy(tiny_network + ending, tmp_path / f"model/resnet-152{ending}")
 
     said = {}
-    for words in commands_of("Your own photographs"):
+    for words in commands_of("README.md", "Your own photographs"):
         quick = ["--image-shape", "3,64,64"] if words[0] == "fine-tune.py" else []
         said[words[-1]] = script(*words, *quick, cwd=tmp_path)
 

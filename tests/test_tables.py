@@ -1,4 +1,4 @@
-"""The README's tables are those that benchmarks/tables.py makes of the results that are kept."""
+"""The tables of the pages are those that benchmarks/tables.py makes of the kept results."""
 
 import os
 import sys
@@ -36,6 +36,18 @@ def test_a_ratio_is_told_with_its_spread_its_command_and_its_machine():
     assert table.endswith(
         "`python -m benchmarks.packing`: Z80, 2 cores, BF16; CP/M, Python 3.11.7; 2026-11-24."
     )
+
+
+def test_the_highlights_hold_one_comparison_of_each_result_with_all_its_peers():
+    first, last = (
+        {"what": what, "ours": [30, 20, 10], "against": {"peer": [10, 10, 10], "loop": [40, 40, 5]}}
+        for what in ("first", "last")
+    )
+    result = {"comparisons": [first, last], "machine": MACHINE}
+    table = tables.make_table("highlights", dict.fromkeys(tables.HIGHLIGHTS, result))
+    row = "| {} | 20.0 | peer: 2.00; loop: 0.75 |"
+    assert table.count(row.format("last")) == 2  # packing and training
+    assert table.count(row.format("first")) == 1  # feeding
 
 
 def test_what_was_not_measured_names_its_command():

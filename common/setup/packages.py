@@ -102,7 +102,7 @@ def explain(log, kind, python):
     if "No matching distribution" in log:
         return (
             f"requirements/{kind}.txt has no wheel for {python} on {platform.system()}"
-            f" {platform.machine()}; the README's table of machines says which there are"
+            f" {platform.machine()}; docs/install.md lists the wheels"
         )
     return f"pip could not install requirements/{kind}.txt; pip's messages above say why"
 

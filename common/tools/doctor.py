@@ -228,13 +228,13 @@ def next_step(data_dir, data, networks):
     folder = _short(data_dir)
     flag = "" if folder == "data" else f" --data-dir {folder}"
     if "train.json" not in data:
-        return "get the photographs (README, step 1), or see all steps on a sample: sh demo.sh"
+        return "get the photographs (docs/challenge.md), or see all steps on a sample: sh demo.sh"
     if any(f"{name}.json" in data and f"{name}.lst" not in data for name in _SETS):
         return f"python mx_list.py{flag}"
     if any(f"{name}.lst" in data and f"{name}.rec" not in data for name in ("train", "val")):
         return f"sh gen_rec.sh {folder}"
     if not networks:
-        return "get a pretrained network (README, step 3)"
+        return "get a pretrained network (docs/training.md#networks)"
     if not any(epochs and epochs[-1] > 0 for epochs in networks.values()):
         return f"sh run.sh{flag}"
     return f"python sub.py EPOCH GPU{flag}"

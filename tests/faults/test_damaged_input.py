@@ -2,7 +2,7 @@
 
 A run is right if it gives the result of the undamaged file; or if it prints one line that names the
 file, exits with status 2 and writes nothing; or if it skips a photograph or record and names it, as
-the README says. Everything else is silently wrong, with one exception: damage may produce another
+docs/faults.md says. All else is silently wrong, with one exception: damage may produce another
 valid file, e.g. with another digit in a list, another letter in a name, or other pixels in a JPEG.
 Formats with a checksum (.params, .states, -symbol.json, .npz, newer .pth, PNG) or a second copy
 (.idx, .journal) reveal this. The other formats cannot. For those the right result is that of the
