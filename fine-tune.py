@@ -4,11 +4,13 @@
     python fine-tune.py --pretrained-model model/resnet-152 --gpus 0,1,2,3
     python fine-tune.py --data-dir data/sample --pretrained-model model/efficientnet-lite0 \\
         --image-shape 3,224,224 --batch-size 16 --num-epochs 8 --mom 0.9
+    python fine-tune.py --engine torch --pretrained-model timm:convnext_tiny.in12k --mom 0.9
 
 Reads DATA-DIR/train.rec and val.rec (gen_rec.sh makes them) and the pretrained network. Writes
 after every epoch N: MODEL-PREFIX-N.params and .states (checkpoint), MODEL-PREFIX-log.csv and
 -curves.png (loss and accuracy); once: MODEL-PREFIX-symbol.json, -config.json (what was run) and
--classes.csv (what the labels mean, where a JSON, a class file or the list's folders say so).
+-classes.csv (what the labels mean, where a JSON, a class file or the list's folders say so). For a
+network of timm: MODEL-PREFIX-N.safetensors in place of .params, -timm.json of -symbol.json.
 """
 
 from common.base.script import run_script, stop_while_importing
@@ -22,8 +24,9 @@ from common.base.files import UserError
 from common.base.help import HelpFormatter, Parser, number, whole
 from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
+from common.engines import require_engine_of_timm
 from common.engines.choice import choose
-from common.networks import Network, checkpoint, edits, pretrained, torch_networks
+from common.networks import Network, checkpoint, edits, pretrained, timm_pretrained, torch_networks
 from common.training import batches, checks, fit, flags, log_lines, preview, recipes
 
 
@@ -71,18 +74,15 @@ def fine_tune(args, chosen, data, workers):
     if not args.dry_run and not workers.rank:
         classes = class_table.classes_of_run(args, data.num_classes, begin_epoch)
     if begin_epoch:
-        source = checkpoint.params_path(args.model_prefix, begin_epoch)
-        network = checkpoint.load(args.model_prefix, begin_epoch)
-        network.head, _ = edits.find_head(network.graph)
+        source = checkpoint.weights_path(args.model_prefix, begin_epoch)
+        network = load_checkpoint(args, engine, data, begin_epoch)
     else:
         source = args.pretrained_model
-        network = swap_pretrained_head(args, engine, data.num_classes)
-    graph = edits.take_raw_images(network.graph)
-    network = network.with_graph(edits.smooth_labels(graph, args.label_smoothing))
+        network = swap_pretrained_head(args, engine, data)
+    network = network.smooth_labels(args.label_smoothing)
     # Parameters whose names begin with one of these may be missing; all names begin with "".
     untrained = () if begin_epoch else ("" if args.from_scratch else network.head,)
-    shapes = engine.infer_shapes(network.graph, data.train.image_shape)
-    checks.check_params(network, shapes, data.train.image_shape, untrained, source)
+    checks.check_params(network, engine, data.train.image_shape, untrained, source)
     checks.check_num_classes(network, data.num_classes)
     logging.info("engine: %s, %s", engine.NAME, reason)
     run = fit.Run(args, engine, network, data, devices, workers, begin_epoch, classes)
@@ -92,8 +92,20 @@ def fine_tune(args, chosen, data, workers):
         run.train_epochs()
 
 
-def swap_pretrained_head(args, engine, num_classes):
-    """Return the pretrained `Network` with a new head."""
+def load_checkpoint(args, engine, data, epoch):
+    """Return the network of a checkpoint of this run."""
+    network = checkpoint.load(args.model_prefix, epoch)
+    if checkpoint.is_timm(args.model_prefix, epoch):
+        require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
+        return network.for_images(data.train.image_shape)
+    network.head, _ = edits.find_head(network.graph)
+    return network.with_graph(edits.take_raw_images(network.graph))
+
+
+def swap_pretrained_head(args, engine, data):
+    """Return the pretrained network with a new head."""
+    if timm_pretrained.is_meant(args.pretrained_model, args.architecture):
+        return swap_timm_head(args, engine, data)
     network = pretrained.load_pretrained(
         args.pretrained_model,
         engine.infer_shapes,
@@ -101,14 +113,29 @@ def swap_pretrained_head(args, engine, num_classes):
         variant=args.variant,
     )
     graph, params, head = edits.swap_head(
-        network.graph, network.params, num_classes, args.layer_before_fullc, args.dropout
+        network.graph, network.params, data.num_classes, args.layer_before_fullc, args.dropout
     )
     mean, std = parse_colors("--rgb-mean", args.rgb_mean), parse_colors("--rgb-std", args.rgb_std)
     graph, stats = edits.normalize_input(graph, mean, std), network.stats
     if args.from_scratch:
         logging.info("--from-scratch: the weights of %s are not used", args.pretrained_model)
         params, stats = edits.keep_normalisation(graph, params, stats)
-    return Network(graph, params, stats, head)
+    return Network(edits.take_raw_images(graph), params, stats, head)
+
+
+def swap_timm_head(args, engine, data):
+    """Return the pretrained network of timm with a new head."""
+    checks.check_timm_flags(args)
+    require_engine_of_timm(engine, args.pretrained_model)
+    network = timm_pretrained.load_pretrained(
+        args.pretrained_model, engine.timm_config, args.architecture, args.pretrained_epoch
+    )
+    if args.from_scratch:
+        logging.info("--from-scratch: the weights of %s are not used", args.pretrained_model)
+        network = network.without_weights()
+    if args.dropout:
+        network = network.with_arguments(drop_rate=args.dropout)
+    return network.with_new_head(data.num_classes).for_images(data.train.image_shape)
 
 
 def parse_args():
@@ -118,7 +145,12 @@ def parse_args():
         "--pretrained-model",
         default="model/resnet-152",
         help="prefix of local files, a name of the catalogue (python -m common.modelzoo list),"
-        " or a PyTorch or ONNX file of any name",
+        " timm:NAME of a network of timm, or a PyTorch or ONNX file of any name",
+    )
+    group.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="timm's name of the network in a PyTorch file, e.g. convnext_base (--engine torch)",
     )
     group.add_argument(
         "--variant",

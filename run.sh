@@ -8,6 +8,9 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"
 
+# Where the zoo's files cannot be had, take one of these, with --engine torch (docs/timm.md):
+#   timm:resnetv2_101x1_bit.goog_in21k    its nearest relative: pre-activation ResNet-101, ImageNet-21k
+#   timm:convnext_base.clip_laion2b_augreg_ft_in12k    a newer network, ImageNet-12k, for 256 pixels
 pretrained_model=$here/model/resnet-152     # ResNet-152 of ImageNet-11k: resnet-152-symbol.json, …
 load_epoch=0                                # 0: from the pretrained network; N: continue from epoch N
 engine=auto                                 # mxnet or torch; auto: chosen by the machine

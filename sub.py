@@ -9,7 +9,8 @@
     python sub.py 21 0 --year 2018              # another challenge: its JSON, and three ids a row
     python sub.py 21 cpu --images photographs   # name photographs that belong to no challenge
 
-Reads MODEL-PREFIX-symbol.json, -EPOCH.params and -classes.csv; DIR/test2017.json for the ids;
+Reads MODEL-PREFIX-symbol.json and -EPOCH.params (of timm's networks -timm.json and
+-EPOCH.safetensors), and -classes.csv; DIR/test2017.json for the ids;
 DIR/test.rec, or the photographs themselves where there is none. Writes `id,predicted` with five
 category ids a row, best first (other years: as their challenge asked for). A photograph that cannot
 be read gets the most frequent categories. With --set val also report-NAME.html and report-NAME.csv
@@ -29,6 +30,7 @@ import sys
 
 import numpy as np
 
+from common import engines
 from common.base.files import DATA_DIR, MODEL_DIR, UserError, exclusive_lock, require_target
 from common.base.help import Parser
 from common.base.progress import Progress
@@ -63,8 +65,7 @@ def main():
     if args.merge:
         merge(args)
     elif args.export_onnx:
-        network = checkpoint.load(*args.networks[0])
-        export_onnx(args.export_onnx, network, (3, args.crop_size, args.crop_size))
+        export(args)
     else:
         with exclusive_lock(args.output, "predicting for it"):
             status = name_images(args) if args.images else predict(args)
@@ -229,6 +230,15 @@ def name_images(args):
     page = named_photographs.write_page(args.output, command_line(), named)
     print(f"{page}: the photographs and their names, to look at")
     return 1 if named.unread else 0
+
+
+def export(args):
+    """Write a network as ONNX: MXNet's without an engine, timm's by PyTorch."""
+    network, image_shape = checkpoint.load(*args.networks[0]), (3, args.crop_size, args.crop_size)
+    if checkpoint.is_timm(*args.networks[0]):
+        engines.load("torch").export_onnx(args.export_onnx, network, image_shape)
+    else:
+        export_onnx(args.export_onnx, network, image_shape)
 
 
 def merge(args):

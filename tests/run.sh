@@ -36,10 +36,7 @@ without_mxnet() {
 interpreter='' requirements='' pinned=''
 case ${ENGINE:-} in
 '') ;;
-torch)
-    pinned=torch==2.13.0
-    without_mxnet .venv-torch-only requirements/torch.txt
-    ;;
+torch) without_mxnet .venv-torch-only requirements/torch.txt ;;
 both)
     pinned=torch==2.13.0
     export VENV=.venv-torch

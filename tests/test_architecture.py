@@ -17,10 +17,10 @@ PACKAGES = {
     "base": (set(), {"tqdm"}),
     "setup": ({"base"}, set()),
     "data": ({"base"}, {"numpy", "cv2"}),
-    "networks": ({"base"}, {"numpy", "onnx"}),
+    "networks": ({"base"}, {"numpy", "onnx", "huggingface_hub"}),
     "engines": ({"base", "networks"}, {"numpy"}),
     "engines.mxnet": ({"base", "networks", "engines"}, {"numpy", "mxnet"}),
-    "engines.torch": ({"base", "networks", "engines"}, {"numpy", "torch"}),
+    "engines.torch": ({"base", "networks", "engines"}, {"numpy", "torch", "timm"}),
     "training": ({"base", "data", "networks", "engines"}, {"numpy", "cv2", "matplotlib"}),
     "evaluation": ({"base", "data", "networks", "engines"}, {"numpy", "cv2"}),
     "tools": (

@@ -50,6 +50,7 @@ def test_a_network_is_named_with_the_nearest_and_the_way_by_onnx(names, depthwis
     assert re.search(rf"^is an? {what}\b.*, which is not imported \(known: ResNets\)", said)
     assert instead in said.partition("; take ")[2]
     assert "dynamo=False, opset_version=9" in said and "modelzoo import net.onnx" in said
+    assert said.endswith("--engine torch --architecture NAME, timm's name of the network")
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,12 @@ package imports its framework, and it knows nothing of flags, records or checkpo
     Predictor(networks, weights, devices, batch_size, image_shape, dtype, compiled=False)
     allocate(shape, dtype) -> array          memory that the engine reads without a copy
     quantize(network, images) -> Network     for dtype int8, calibrated on uint8 images
+    timm_config(name) -> dict                what timm knows of a network; PyTorch only
+    export_onnx(path, network, image_shape)  a network of timm as ONNX; PyTorch only
 
-A `Network` is plain data (`common.networks`); batches are `common.data.loader.Batch`es, labels and
-probabilities numpy arrays: files never depend on the engine that wrote them.
+A `Network` is plain data (`common.networks`), and so is a `TimmNetwork`, which only PyTorch
+computes; batches are `common.data.loader.Batch`es, labels and probabilities numpy arrays: files
+never depend on the engine that wrote them.
 
     Workers:    rank   size   machine   num_machines   share   is_async   is_joint
                 agree(value) -> the first worker's   sum(numbers) -> of all workers, where is_joint
@@ -42,6 +45,8 @@ import importlib
 import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, Dict, Optional, Sequence
+
+from common.base.files import UserError
 
 ENGINES = ("mxnet", "torch")  # in the order of preference
 
@@ -71,6 +76,12 @@ def load(name="auto"):
     if name == "auto":
         name = next(iter(installed()), ENGINES[0])
     return importlib.import_module(f"common.engines.{name}")
+
+
+def require_engine_of_timm(engine, name):
+    """Raise `UserError` unless an engine computes networks of timm; `name` is such a network's."""
+    if not hasattr(engine, "timm_config"):
+        raise UserError(f"{name}: this network of timm needs --engine torch")
 
 
 def installed():

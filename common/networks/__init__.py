@@ -5,6 +5,7 @@
     resnet         the zoo's ResNets                          torch_networks   PyTorch's
     onnx_files     ONNX classifiers (onnx_graph, onnx_importer, and the operators by topic)
     export         networks as ONNX (the operators by topic: export_layers, export_shapes)
+    timm_network   a network of timm, which only PyTorch computes: timm_files, timm_pretrained
 
 Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`, uint8 or float32
 (its first node casts), takes `softmax_label`, `(N,)`, in training, and gives probabilities
@@ -12,6 +13,8 @@ Every network of this project takes `data`, raw RGB of 0 to 255, `(N, 3, H, W)`,
 """
 
 import dataclasses
+
+from common.networks import edits
 
 
 @dataclasses.dataclass
@@ -30,6 +33,19 @@ class Network:
     def with_arrays(self, params, stats):
         """Return a network with the same graph and other arrays."""
         return dataclasses.replace(self, params=params, stats=stats)
+
+    def head_params(self):
+        """Return the names of the classifier's parameters."""
+        return f"{self.head}_weight", f"{self.head}_bias"
+
+    def smooth_labels(self, share):
+        """Return the network trained with `share` of each target on the other classes."""
+        return self.with_graph(edits.smooth_labels(self.graph, share))
+
+    def freeze(self, pattern):
+        """Return the network, and the names of the frozen parameters: `edits.freeze`."""
+        graph, names = edits.freeze(self.graph, pattern)
+        return self.with_graph(graph), names
 
     def shapes(self):
         """Return `{name: shape}` of all arrays."""

@@ -3,7 +3,8 @@
     PREFIX-symbol.json    the network            PREFIX-0007.params   its weights after 7 epochs
     PREFIX-0007.states    the optimizer's state, as MXNet's arrays (no pickle)
 
-The `.params` file is written last: where it exists, the checkpoint is complete.
+The file of the weights is written last: where it exists, the checkpoint is complete. Networks of
+timm have other files of the network and its weights (`timm_files`), and the same of all else.
 """
 
 import contextlib
@@ -15,9 +16,12 @@ import re
 import numpy as np
 
 from common.base.files import UserError, require_file, require_target
-from common.networks import Network, params_file, symbol_file
+from common.networks import Network, params_file, symbol_file, timm_files
 from common.networks.classifier import end_in_softmax
 from common.networks.graph import MXNET_VERSION, arguments, auxiliary_states
+from common.networks.timm_network import TimmNetwork
+
+WEIGHTS = ("params", "safetensors")  # endings of the files of weights
 
 
 def params_path(prefix, epoch):
@@ -35,15 +39,33 @@ def symbol_path(prefix):
     return f"{prefix}-symbol.json"
 
 
-def find_epochs(prefix, ending="params"):
-    """Return the epochs that have weights (or "states"), in increasing order."""
-    pattern = re.compile(rf"{re.escape(os.path.basename(prefix))}-(\d{{4,}})\.{ending}")
-    names = (os.path.basename(path) for path in glob.glob(f"{glob.escape(prefix)}-*.{ending}"))
-    return sorted(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+def weights_path(prefix, epoch):
+    """Return the name of the weights after `epoch` epochs, of whatever kind the network is."""
+    path = timm_files.weights_path if is_timm(prefix, epoch) else params_path
+    return path(prefix, epoch)
+
+
+def is_timm(prefix, epoch):
+    """Return whether a checkpoint is of a network of timm."""
+    if os.path.lexists(timm_files.weights_path(prefix, epoch)):
+        return True
+    return os.path.lexists(timm_files.config_path(prefix)) and not os.path.lexists(
+        params_path(prefix, epoch)
+    )
+
+
+def find_epochs(prefix, *endings):
+    """Return the epochs that have weights (or files with other endings), in increasing order."""
+    epochs = set()
+    for ending in endings or WEIGHTS:
+        pattern = re.compile(rf"{re.escape(os.path.basename(prefix))}-(\d{{4,}})\.{ending}")
+        names = map(os.path.basename, glob.glob(f"{glob.escape(prefix)}-*.{ending}"))
+        epochs.update(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
+    return sorted(epochs)
 
 
 def save(prefix, epoch, network, states=None, version=MXNET_VERSION):
-    """Write a checkpoint of a `Network`.
+    """Write a checkpoint of a `Network` or `TimmNetwork`.
 
     Args:
         states: the optimizer's state, `{name: array}`.
@@ -52,20 +74,29 @@ def save(prefix, epoch, network, states=None, version=MXNET_VERSION):
     Raises:
         OSError: e.g. the disk is full; older checkpoints stay complete.
     """
-    symbol_file.write(symbol_path(prefix), network.graph, version)
+    is_timm = isinstance(network, TimmNetwork)
+    if not is_timm:
+        symbol_file.write(symbol_path(prefix), network.graph, version)
     if states:
         params_file.write(states_path(prefix, epoch), states)
+    if is_timm:
+        timm_files.write(prefix, epoch, network)
+        return
     arrays = {f"arg:{name}": array for name, array in network.params.items()}
     arrays.update((f"aux:{name}", array) for name, array in network.stats.items())
     params_file.write(params_path(prefix, epoch), arrays)
 
 
 def load(prefix, epoch):
-    """Return the `Network` of a checkpoint, which ends in a SoftmaxOutput.
+    """Return the `Network` of a checkpoint, which ends in a SoftmaxOutput, or its `TimmNetwork`.
 
     Raises:
         UserError: there is no such checkpoint, it is damaged, or it is not a classifier.
     """
+    if is_timm(prefix, epoch):
+        network = timm_files.read(prefix, epoch, f"epochs that are there: {_there(prefix)}")
+        _require_finite({**network.params, **network.stats}, weights_path(prefix, epoch))
+        return network
     network = load_as_it_is(prefix, epoch)
     try:
         network.graph = end_in_softmax(network.graph)
@@ -80,16 +111,10 @@ def load_as_it_is(prefix, epoch):
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    there = ", ".join(map(str, find_epochs(prefix))) or "none"
     require_file(symbol_path(prefix), "check --model-prefix; fine-tune.py writes it")
-    path = require_file(params_path(prefix, epoch), f"epochs that are there: {there}")
+    path = require_file(params_path(prefix, epoch), f"epochs that are there: {_there(prefix)}")
     arrays = params_file.read(path)
-    for name, array in arrays.items():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise UserError(
-                f"{path}: {name} holds NaN or infinite values: its training has diverged, or the"
-                " file is damaged; choose an earlier epoch"
-            )
+    _require_finite(arrays, path)
     graph = symbol_file.read(symbol_path(prefix))
     if "data" not in arguments(graph):
         raise UserError(f"{symbol_path(prefix)}: has no input named data; take an image network")
@@ -100,6 +125,19 @@ def load_as_it_is(prefix, epoch):
         kind, _, name = key.partition(":")
         split.get(kind, {})[name] = array
     return Network(graph, split["arg"], split["aux"])
+
+
+def _there(prefix):
+    return ", ".join(map(str, find_epochs(prefix))) or "none"
+
+
+def _require_finite(arrays, path):
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise UserError(
+                f"{path}: {name} holds NaN or infinite values: its training has diverged, or the"
+                " file is damaged; choose an earlier epoch"
+            )
 
 
 def _named_by_graph(graph, arrays, path):
@@ -159,7 +197,7 @@ def newest_whole(prefix, last=None):
         if epoch == 0:
             continue
         if last is not None and epoch > last:
-            path = params_path(prefix, epoch)
+            path = weights_path(prefix, epoch)
             complaints.append(f"{path}: of an earlier run, as the log ends at epoch {last}")
             continue
         try:
@@ -174,8 +212,18 @@ def newest_whole(prefix, last=None):
 def require_targets(prefix):
     """Raise `UserError` if a folder has the name of a file that a run will write."""
     for path in glob.glob(f"{glob.escape(prefix)}-*"):
-        if path.endswith((".params", ".states", ".json", ".csv", ".png")):
+        if path.endswith((".params", ".safetensors", ".states", ".json", ".csv", ".png")):
             require_target(path)
+
+
+def require_one_kind(prefix, network):
+    """Raise `UserError` if there are checkpoints of the other kind of network than `network` is."""
+    others = WEIGHTS[0] if isinstance(network, TimmNetwork) else WEIGHTS[1]
+    for epoch in find_epochs(prefix, others):
+        raise UserError(
+            f"{weights_path(prefix, epoch)}: is of a network of another kind; choose another"
+            " --model-prefix, or remove the files of that run"
+        )
 
 
 def prune(prefix, keep, newest, best=None):
@@ -183,10 +231,10 @@ def prune(prefix, keep, newest, best=None):
 
     Others stay: later epochs of an earlier run, and epoch 0, a pretrained network.
     """
-    epochs = {*find_epochs(prefix), *find_epochs(prefix, "states")}
+    epochs = find_epochs(prefix, *WEIGHTS, "states")
     for epoch in epochs:
         if not 0 < epoch <= newest - keep or epoch == best:
             continue
-        for path in (params_path(prefix, epoch), states_path(prefix, epoch)):
+        for path in (weights_path(prefix, epoch), states_path(prefix, epoch)):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)

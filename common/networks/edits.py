@@ -223,15 +223,24 @@ def freeze(graph, pattern):
     Raises:
         UserError: the pattern is not a regular expression, or matches no parameter.
     """
+    names = matching(pattern, [name for name in arguments(graph) if name not in _INPUTS])
+    drifting = {node["name"] for node, inputs in _batch_norms(graph) if inputs[1] in names}
+    return edit(graph, {name: {"use_global_stats": "True"} for name in drifting}), names
+
+
+def matching(pattern, parameters):
+    """Return the parameters whose names match the regular expression of `--freeze`.
+
+    Raises:
+        UserError: it is not a regular expression, or matches none of them, or all.
+    """
     try:
         matches = re.compile(pattern).match
     except re.error as error:
         raise UserError(f"--freeze {pattern}: not a regular expression: {error}") from None
-    parameters = [name for name in arguments(graph) if name not in _INPUTS]
     names = [name for name in parameters if matches(name)]
     if not names:
         raise UserError(f"--freeze {pattern}: matches no parameter of this network")
     if len(names) == len(set(parameters)):
         raise UserError(f"--freeze {pattern}: matches all parameters, and leaves nothing to train")
-    drifting = {node["name"] for node, inputs in _batch_norms(graph) if inputs[1] in names}
-    return edit(graph, {name: {"use_global_stats": "True"} for name in drifting}), names
+    return names

@@ -148,7 +148,7 @@ def _find_prefix(name, model_dir, infer_shapes):
     """Return the prefix of the files that `name` means, fetched if only the catalogue has it."""
     for prefix in (name, os.path.join(ROOT, name), os.path.join(model_dir, name)):
         is_there = os.path.lexists(checkpoint.symbol_path(prefix))
-        if is_there and (checkpoint.find_epochs(prefix) or name not in CATALOGUE):
+        if is_there and (checkpoint.find_epochs(prefix, "params") or name not in CATALOGUE):
             return prefix
     if name in CATALOGUE:
         return fetch_network(CATALOGUE[name], infer_shapes, model_dir)
@@ -161,7 +161,7 @@ def _find_prefix(name, model_dir, infer_shapes):
 
 
 def only_epoch(prefix):
-    epochs = checkpoint.find_epochs(prefix)
+    epochs = checkpoint.find_epochs(prefix, "params")
     if not epochs:
         raise UserError(f"{checkpoint.params_path(prefix, 0)}: not found; it belongs to the symbol")
     if len(epochs) > 1:

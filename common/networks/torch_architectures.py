@@ -127,7 +127,8 @@ def describe(state, supported):
         text.format(depth=depth, nearest=nearest) for text in (found.name, found.instead)
     )
     way = f", or import it as ONNX: {_BY_ONNX}" if found.onnx else " (ONNX does not help either)"
-    return f"is {name}, which is not imported (known: {supported}); take {instead}{way}"
+    of_timm = "; weights of timm's: --engine torch --architecture NAME, timm's name of the network"
+    return f"is {name}, which is not imported (known: {supported}); take {instead}{way}{of_timm}"
 
 
 def _fits(known, state):

@@ -62,11 +62,28 @@ def read_state_dict(path):
     Raises:
         UserError: the file is damaged, is of another kind, or holds no weights.
     """
+    state, left_out = _read(path, torch_weights.find)
+    if left_out:
+        log.info("%s: not part of the network and left out: %s", path, ", ".join(left_out))
+    return state
+
+
+def read_tensors(path):
+    """Return all tensors of a safetensors file by their own names, as `read_state_dict` does.
+
+    Raises:
+        UserError: the file is damaged, or of another kind.
+    """
+    return _read(path, lambda tensors: (tensors, []))[0]
+
+
+def _read(path, find):
+    """Return ({name: array}, names of what was left out) of what `find` finds in a file."""
     require_file(path, "name a PyTorch checkpoint (.pth, .pt or .safetensors)")
     try:
         with open(path, "rb") as stream:
-            weights, left_out = torch_weights.find(_read_content(stream))
-        state = {name: tensor.array() for name, tensor in weights.items()}
+            tensors, left_out = find(_read_content(stream))
+        return {name: tensor.array() for name, tensor in tensors.items()}, left_out
     except Exception as error:  # whatever a damaged pickle raises: IndexError, KeyError, ...
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the disk; a damaged zip seeks to nowhere, which is EINVAL
@@ -74,9 +91,6 @@ def read_state_dict(path):
         if not isinstance(error, UnreadableError):
             reason = f"damaged ({type(error).__name__}: {reason[:100]}); download it again"
         raise UserError(f"{path}: {reason}") from error
-    if left_out:
-        log.info("%s: not part of the network and left out: %s", path, ", ".join(left_out))
-    return state
 
 
 def _read_content(stream):

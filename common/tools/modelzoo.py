@@ -2,6 +2,7 @@
 
     python -m common.modelzoo list
     python -m common.modelzoo fetch imagenet11k-resnet-152
+    python -m common.modelzoo fetch timm:convnext_tiny.in12k
     python -m common.modelzoo info imagenet11k-resnet-152 --plot network.pdf
     python -m common.modelzoo import efficientnet-lite0-57934424.pth --name efficientnet-lite0
     python -m common.modelzoo import model_best.pth.tar --name resnet-50
@@ -22,7 +23,7 @@ from common import engines
 from common.base import fetch
 from common.base.files import MODEL_DIR, UserError, atomic_open, require_file
 from common.base.help import Parser, number, whole
-from common.networks import checkpoint, summary, torch_networks
+from common.networks import checkpoint, summary, timm_pretrained, torch_networks
 from common.networks.catalogue import CATALOGUE
 from common.networks.pretrained import (
     fetch_network,
@@ -31,6 +32,8 @@ from common.networks.pretrained import (
     load_verified,
     only_epoch,
 )
+from common.networks.timm_catalogue import TIMM_CATALOGUE
+from common.networks.timm_pretrained import HUB
 
 
 def list_networks(model_dir=MODEL_DIR):
@@ -44,7 +47,39 @@ def list_networks(model_dir=MODEL_DIR):
             f" {entry.top1 or '?':>7}  {here}"
         )
     others = sorted(_local_names(model_dir) - set(CATALOGUE))
-    return lines + [f"{name:36} {'in ' + model_dir}" for name in others]
+    lines += [f"{name:36} {'in ' + model_dir}" for name in others]
+    return [*lines, "", *list_timm_networks()]
+
+
+def list_timm_networks():
+    """Return the lines of a table: networks of timm that are worth trying for species."""
+    lines = [
+        "networks of timm, for --engine torch; * for non-commercial use only; parameters without"
+        " the head; top-1 on iNaturalist where it is published (its source: info timm:NAME)",
+        f"{'name':60} {'pixels':>6} {'parameters':>10}  {'licence':13}  top-1 on iNaturalist",
+    ]
+    for entry in TIMM_CATALOGUE.values():
+        licence = entry.licence + " *" * entry.is_non_commercial
+        line = (
+            f"{HUB + entry.name:60} {entry.image_size:>6} {entry.num_parameters / 1e6:>8.1f} M"
+            f"  {licence:14} {entry.figure or ''}"
+        )
+        lines.append(line.rstrip())
+    return lines
+
+
+def describe_timm_network(name):
+    """Print what is known of a network of timm."""
+    entry = TIMM_CATALOGUE.get(name)
+    repository = name if "/" in name else f"timm/{name}"
+    print(f"{HUB}{name}: its card: https://huggingface.co/{repository}")
+    if entry is None:
+        return
+    use = ", for non-commercial use only" if entry.is_non_commercial else ""
+    print(f"licence: {entry.licence}{use}\npretrained on: {entry.pretraining}")
+    print(f"images: {entry.image_size} pixels; {entry.num_parameters:,} parameters, and the head's")
+    if entry.figure:
+        print(f"top-1 on iNaturalist {entry.figure}; {entry.source}")
 
 
 def _local_names(model_dir):
@@ -53,7 +88,7 @@ def _local_names(model_dir):
 
 
 def _epochs_in(model_dir, name):
-    return checkpoint.find_epochs(os.path.join(model_dir, name))
+    return checkpoint.find_epochs(os.path.join(model_dir, name), "params")
 
 
 def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
@@ -96,7 +131,7 @@ def _draw(source, path):
 
 def verify(prefix):
     """Return a line about local files that are complete and agree; raise UserError otherwise."""
-    epochs = checkpoint.find_epochs(prefix) or [only_epoch(prefix)]
+    epochs = checkpoint.find_epochs(prefix, "params") or [only_epoch(prefix)]
     require_file(checkpoint.symbol_path(prefix), "it belongs to the .params file")
     paths = [checkpoint.symbol_path(prefix)]
     paths += [checkpoint.params_path(prefix, epoch) for epoch in epochs]
@@ -132,9 +167,11 @@ def _parser():
         return commands.add_parser(name, help=help_text, parents=[shared])
 
     add("list", "the catalogue, and the networks that are here")
-    add("fetch", "fetch a network of the catalogue").add_argument("name")
+    add("fetch", "fetch a network of the catalogue, or of timm").add_argument("name")
     info = add("info", "a network's layers and parameters, its source, licence and accuracy")
-    info.add_argument("name", help="a name of the catalogue, a prefix, or a file to import")
+    info.add_argument(
+        "name", help="a name of the catalogue, timm:NAME, a prefix, or a file to import"
+    )
     info.add_argument(
         "--epoch", type=whole, help="which of several .params (default: the only one)"
     )
@@ -166,6 +203,10 @@ def main():
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if args.command == "list":
         print(*list_networks(args.model_dir), sep="\n")
+    elif args.command == "fetch" and args.name.startswith(HUB):
+        name = args.name[len(HUB) :]
+        paths = timm_pretrained.fetch_network(name, _find_timm_config, args.model_dir)
+        print(f"{' and '.join(paths)} are ready")
     elif args.command == "fetch":
         if args.name not in CATALOGUE:
             raise UserError(
@@ -173,6 +214,8 @@ def main():
             )
         prefix = fetch_network(CATALOGUE[args.name], engines.load().infer_shapes, args.model_dir)
         print(f"{prefix}-* are ready")
+    elif args.command == "info" and args.name.startswith(HUB):
+        describe_timm_network(args.name[len(HUB) :])
     elif args.command == "info":
         describe(args.name, args.model_dir, args.epoch, args.image_size, args.plot)
     elif args.command == "import":
@@ -190,6 +233,10 @@ def main():
         local = sorted(os.path.join(args.model_dir, name) for name in _local_names(args.model_dir))
         return _verify_all(args.prefix or local, args.model_dir)
     return 0
+
+
+def _find_timm_config(name):
+    return engines.load("torch").timm_config(name)
 
 
 def _verify_all(prefixes, model_dir):

@@ -1,13 +1,19 @@
 """Checks that the parts of a run fit together: weights, network, data and devices."""
 
 from common.base.files import UserError
+from common.data.flags import parse_colors
+from common.networks import timm_pretrained
+from common.networks.timm_network import TimmNetwork
 
 
-def check_params(network, shapes, image_shape, untrained, source):
+def check_params(network, engine, image_shape, untrained, source):
     """Raise `UserError` where weights do not fit the network; `untrained` may be missing.
 
-    `shapes` are those that the engine infers; the message names `source`, the file of the weights.
+    The message names `source`, the file of the weights. timm checks those of its networks itself.
     """
+    if isinstance(network, TimmNetwork):
+        return
+    shapes = engine.infer_shapes(network.graph, image_shape)
     given = {**network.params, **network.stats}
     missing = [name for name in shapes if name not in given and not name.startswith(untrained)]
     if missing:
@@ -22,13 +28,29 @@ def check_params(network, shapes, image_shape, untrained, source):
 
 def check_num_classes(network, num_classes):
     """Raise `UserError` where a checkpoint's head has another number of classes than the data."""
-    bias = network.params.get(f"{network.head}_bias")
-    if bias is not None and len(bias) != num_classes:
+    if isinstance(network, TimmNetwork):
+        found = network.num_classes
+    else:
+        found = len(network.params.get(f"{network.head}_bias", range(num_classes)))
+    if found != num_classes:
         raise UserError(
-            f"the checkpoint's head {network.head} has {len(bias)} classes, the data"
+            f"the checkpoint's head {network.head} has {found} classes, the data"
             f" {num_classes}; check --model-prefix and --data-train, or start again with"
             " --load-epoch 0"
         )
+
+
+def check_timm_flags(args):
+    """Raise `UserError` for flags of fine-tune.py that are not for networks of timm."""
+    name = args.pretrained_model
+    if args.layer_before_fullc or args.variant:
+        raise UserError(f"--layer-before-fullc, --variant: are not for networks of timm: {name}")
+    if args.architecture and name.startswith(timm_pretrained.HUB):
+        raise UserError(f"--architecture: is for files, and {name} names its architecture itself")
+    if any(parse_colors("--rgb-mean", args.rgb_mean)) or set(
+        parse_colors("--rgb-std", args.rgb_std)
+    ) != {1}:
+        raise UserError(f"--rgb-mean, --rgb-std: {name} normalises images itself; leave them out")
 
 
 def check_patience(args, data, workers):

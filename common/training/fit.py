@@ -13,7 +13,7 @@ from common.base.files import UserError, exclusive_lock
 from common.base.processor import usable_cores
 from common.data.sampling import class_shares
 from common.engines import TrainerOptions
-from common.networks import checkpoint, edits
+from common.networks import checkpoint
 from common.training import schedule
 from common.training.flags import parse_top_k
 from common.training.history import EpochMeter, Tally, count, last_epoch, log_path
@@ -53,7 +53,7 @@ def _newest_epoch(args):
     for complaint in complaints:
         logging.warning("passed over: %s", complaint)
     if epoch:
-        logging.info("resuming from %s", checkpoint.params_path(args.model_prefix, epoch))
+        logging.info("resuming from %s", checkpoint.weights_path(args.model_prefix, epoch))
     else:
         logging.info("no checkpoint of %s: starting from the beginning", args.model_prefix)
     return epoch
@@ -80,16 +80,16 @@ class Run:
         self._updates_an_epoch = updates * (workers.size if workers.is_async else 1)
         self.schedule = schedule.of_flags(args, self._updates_an_epoch)
         self.files = RunFiles(args, engine, network, begin_epoch, classes)
-        graph, frozen = network.graph, ()
+        frozen = ()
         if args.freeze:
-            graph, frozen = edits.freeze(graph, args.freeze)
+            network, frozen = network.freeze(args.freeze)
             logging.info("--freeze %s: %d parameters stay as they are", args.freeze, len(frozen))
-        options = self._options(network.head, frozen)
-        self.trainer = engine.Trainer(network.with_graph(graph), devices, options, workers)
+        options = self._options(network.head_params(), frozen)
+        self.trainer = engine.Trainer(network, devices, options, workers)
         if begin_epoch:
             self._restore()
 
-    def _options(self, head, frozen):
+    def _options(self, head_params, frozen):
         args = self.args
         name = args.optimizer.lower()
         settings = {"wd": args.wd}
@@ -108,9 +108,7 @@ class Run:
             correct_momentum=bool(args.momentum_correction),
             frozen=frozen,
             loss_scale=args.loss_scale if args.dtype == "float16" else 1.0,
-            learning_rate_factors=dict.fromkeys(
-                (f"{head}_weight", f"{head}_bias"), args.head_lr_mult
-            ),
+            learning_rate_factors=dict.fromkeys(head_params, args.head_lr_mult),
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
             sync_batch_norm=args.sync_batch_norm,
@@ -141,7 +139,7 @@ class Run:
             self.trainer.restore_optimizer(states)
         if args.ema:
             prefix = f"{args.model_prefix}-ema"
-            path = checkpoint.params_path(prefix, epoch)
+            path = checkpoint.weights_path(prefix, epoch)
             if not os.path.exists(path):
                 logging.warning("%s: not found; the moving average starts from these weights", path)
                 return

@@ -57,6 +57,7 @@ class RunFiles:
         """Start the log, and write what the checkpoints are made of and what their labels mean."""
         args, epochs_done = self._args, self._begin_epoch
         checkpoint.require_targets(args.model_prefix)
+        checkpoint.require_one_kind(args.model_prefix, self._network)
         self.history = History(log_path(args.model_prefix), parse_top_k(args.top_k), epochs_done)
         if args.tensorboard:
             os.makedirs(args.tensorboard, exist_ok=True)
@@ -89,7 +90,7 @@ class RunFiles:
         trained = network.with_arrays(state.params, state.stats)
         checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
         self.history.update(epochs_done, columns)
-        mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.params_path(prefix, epochs_done))
+        mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))
 
     def draw_curves(self):
         """Draw the learning curves of the log, for TensorBoard too."""
@@ -115,7 +116,7 @@ class RunFiles:
         """Return in words what a run that stopped after `saved` epochs can be resumed from."""
         if not saved:
             return "no epoch was finished, so the run begins anew"
-        path = checkpoint.params_path(self._args.model_prefix, saved)
+        path = checkpoint.weights_path(self._args.model_prefix, saved)
         return f"the last checkpoint is {path}: go on with --resume, or --load-epoch {saved}"
 
     def _prefixes(self):

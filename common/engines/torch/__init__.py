@@ -7,6 +7,7 @@ from common.engines.torch.optimizers import optimizers
 from common.engines.torch.predictor import Predictor
 from common.engines.torch.quantize import quantize
 from common.engines.torch.shapes import infer_shapes, layer_shapes
+from common.engines.torch.timm_networks import export_onnx, timm_config
 from common.engines.torch.trainer import Trainer
 from common.engines.torch.workers import Workers
 from common.networks.graph import MXNET_VERSION as SYMBOL_VERSION
@@ -24,6 +25,7 @@ __all__ = [
     "allocate",
     "check",
     "describe",
+    "export_onnx",
     "infer_shapes",
     "launch",
     "layer_shapes",
@@ -31,5 +33,6 @@ __all__ = [
     "optimizers",
     "parse_devices",
     "quantize",
+    "timm_config",
     "versions",
 ]

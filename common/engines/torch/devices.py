@@ -1,5 +1,7 @@
 """The devices that PyTorch computes on: which there are, and which number formats they know."""
 
+import contextlib
+import importlib.metadata
 import os
 import platform
 import re
@@ -167,6 +169,8 @@ def versions():
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
         found["cudnn"] = str(torch.backends.cudnn.version())
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        found["timm"] = importlib.metadata.version("timm")
     return found
 
 

@@ -163,6 +163,11 @@ class GraphModule(torch.nn.Module):
         )
 
     @property
+    def is_softmax(self):
+        """Whether the softmax of what it gives are probabilities."""
+        return self.plan.is_softmax
+
+    @property
     def params(self):
         """`{name in the graph: parameter}`."""
         return {n: self._parameters[k] for n, k in self._keys.items() if k in self._parameters}

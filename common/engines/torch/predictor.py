@@ -5,10 +5,11 @@ from collections import deque
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.torch import compilation, fusion, int8, operators
+from common.engines.torch import compilation, fusion, int8, operators, timm_networks
 from common.engines.torch.memory import copy_to
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
+from common.networks.timm_network import TimmNetwork
 
 BATCHES_AHEAD = 2  # queued on each GPU before the oldest is waited for: it never idles
 
@@ -74,7 +75,7 @@ class Predictor:
             data = copy_to(views[:, view], self._devices[device])
             for module, weight in zip(self._modules[device], self.weights):
                 logits = module(data)
-                values = torch.softmax(logits, 1) if module.plan.is_softmax else logits
+                values = torch.softmax(logits, 1) if module.is_softmax else logits
                 mean = mean + values * (weight / num_views)
         return mean
 
@@ -103,6 +104,8 @@ def _build(network, devices, data_shape, dtype, compiled):
 
 
 def _build_on(network, device, data_shape, dtype, compiled):
+    if isinstance(network, TimmNetwork):
+        return timm_networks.build_to_predict(network, device, data_shape, dtype, compiled)
     module, entries = load(network, device, data_shape, "float32" if dtype == "int8" else dtype)
     shape = entries[module.plan.output]
     if len(shape) != 2:

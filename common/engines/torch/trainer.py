@@ -2,14 +2,12 @@
 
 from common.base.files import UserError
 from common.engines import TrainerState, momentum
-from common.engines.torch import compilation, initial_weights, operators
 from common.engines.torch.gradients import Gradients
+from common.engines.torch.modules import build_module
 from common.engines.torch.moving_average import MovingAverage
 from common.engines.torch.optimizers import Optimizer, to_numpy
 from common.engines.torch.replica import Replica
 from common.engines.torch.runtime import torch
-from common.engines.torch.shapes import infer_shapes
-from common.networks import edits
 
 
 class Trainer:
@@ -38,9 +36,7 @@ class Trainer:
             raise UserError("--optimizer sgld: each process draws other noise; use one device")
         self._options, self._workers = options, workers
         self._seed(0)
-        graph = edits.set_learning_rate_factors(network.graph, options.learning_rate_factors)
-        attributes = {node["name"]: node.get("attrs", {}) for node in graph["nodes"]}
-        module = _build(network, workers.device, options, attributes)
+        module, attributes = build_module(network, workers.device, options)
         self._weights = module.params
         self._replica = Replica(module, workers, options.sync_batch_norm)
         self._loss_settings = {**module.loss_settings}
@@ -152,25 +148,6 @@ class Trainer:
             UserError: it is of another optimizer or another network.
         """
         self._optimizer.restore(saved)
-
-
-def _build(network, device, options, attributes):
-    """Return the `GraphModule` of a network, whose trainable weights require gradients."""
-    module = operators.build(network, options.dtype, device, channels_last=True)
-    if module.missing:
-        shapes = infer_shapes(network.graph, options.image_shape)
-        generator = torch.Generator().manual_seed(options.seed)
-        for name in [*module.missing]:
-            array = initial_weights.draw(name, shapes[name], attributes[name], generator)
-            module.set(name, operators.as_tensor(array.numpy(), device, channels_last=True))
-    fixed = edits.fixed_gammas(network.graph)
-    for name, weight in module.params.items():
-        weight.requires_grad_(name not in fixed and name not in options.frozen)
-        if name in fixed:
-            torch.nn.init.ones_(weight)
-    if options.compiled:
-        compilation.compile_for_training(module)
-    return module
 
 
 def _start_reading(array):
