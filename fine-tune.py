@@ -32,7 +32,10 @@ from common.training import batches, checks, fit, flags, log_lines, preview, rec
 
 def main():
     args = parse_args()
-    chosen = choose(args.engine, args.gpus, args.dtype, "train", compiled=args.compile)
+    of_timm = timm_pretrained.is_meant(args.pretrained_model, args.architecture)
+    chosen = choose(
+        args.engine, args.gpus, args.dtype, "train", compiled=args.compile, of_timm=of_timm
+    )
     engine, devices, _ = chosen
     if args.preview or args.test_io:
         devices = devices[:1]  # they compute nothing
@@ -98,6 +101,7 @@ def load_checkpoint(args, engine, data, epoch):
     if checkpoint.is_timm(args.model_prefix, epoch):
         require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
         return network.for_images(data.train.image_shape)
+    checks.check_graph_flags(args)
     network.head, _ = edits.find_head(network.graph)
     return network.with_graph(edits.take_raw_images(network.graph))
 
@@ -106,6 +110,7 @@ def swap_pretrained_head(args, engine, data):
     """Return the pretrained network with a new head."""
     if timm_pretrained.is_meant(args.pretrained_model, args.architecture):
         return swap_timm_head(args, engine, data)
+    checks.check_graph_flags(args)
     network = pretrained.load_pretrained(
         args.pretrained_model,
         engine.infer_shapes,
@@ -133,8 +138,8 @@ def swap_timm_head(args, engine, data):
     if args.from_scratch:
         logging.info("--from-scratch: the weights of %s are not used", args.pretrained_model)
         network = network.without_weights()
-    if args.dropout:
-        network = network.with_arguments(drop_rate=args.dropout)
+    shares = {"drop_rate": args.dropout, "drop_path_rate": args.drop_path}
+    network = network.with_arguments(**{name: share for name, share in shares.items() if share})
     return network.with_new_head(data.num_classes).for_images(data.train.image_shape)
 
 
@@ -185,14 +190,21 @@ def parse_args():
         help="share of features dropped before the head, 0 to below 1",
     )
     group.add_argument(
+        "--drop-path",
+        type=number,
+        default=0.0,
+        help="share of images for which a block is skipped, 0 to below 1 (networks of timm)",
+    )
+    group.add_argument(
         "--from-scratch", action="store_true", help="use random weights, not the pretrained ones"
     )
     flags.add_fit_args(parser)
     add_data_args(parser)
     add_data_aug_args(parser)
     args = recipes.parse_args(parser)
-    if not 0 <= args.dropout < 1:
-        raise UserError(f"--dropout {args.dropout}: must be 0 to below 1")
+    for flag, share in (("--dropout", args.dropout), ("--drop-path", args.drop_path)):
+        if not 0 <= share < 1:
+            raise UserError(f"{flag} {share}: must be 0 to below 1")
     if not 0 <= args.head_lr_mult < math.inf:
         raise UserError(f"--head-lr-mult {args.head_lr_mult}: must be 0 or more")
     return args

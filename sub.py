@@ -156,8 +156,9 @@ def complete_args(args):
     complete_view_args(args, prefixes)
     if args.export_onnx:
         return
+    of_timm = any(checkpoint.is_timm(*network) for network in args.networks)
     args.engine, args.devices, args.why = choose(
-        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", args.compile
+        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", args.compile, of_timm
     )
 
 

@@ -109,6 +109,7 @@ class TrainerOptions:
         loss_scale: factor of the gradients in the backward pass (float16 underflows).
         learning_rate_factors: `{parameter: factor of the learning rate}`.
         compression: `{"type": "2bit", "threshold": 0.5}` for the gradients between devices.
+        layer_decay: factor of the learning rate from each layer to the one before it (timm).
         average_decay: decay of a moving average of the weights; 0: no average.
         sync_batch_norm: whether BatchNorm normalises by the batch of all devices together.
         seed: of everything that is random.
@@ -130,6 +131,7 @@ class TrainerOptions:
     loss_scale: float = 1.0
     learning_rate_factors: Dict[str, float] = field(default_factory=dict)
     compression: Optional[Dict[str, Any]] = None
+    layer_decay: float = 1.0
     average_decay: float = 0.0
     sync_batch_norm: bool = False
     seed: int = 0

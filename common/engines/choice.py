@@ -19,7 +19,7 @@ _CLEARLY = 1.05  # below, MXNet is taken: it is what the baseline was made with
 _NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 
 
-def choose(name, devices, dtype, work, flag="--gpus", compiled=False):
+def choose(name, devices, dtype, work, flag="--gpus", compiled=False, of_timm=False):
     """Return (engine, its devices, why it was taken), ready to compute in `dtype`.
 
     Args:
@@ -28,11 +28,17 @@ def choose(name, devices, dtype, work, flag="--gpus", compiled=False):
         work: `"train"` or `"predict"`.
         flag: what the user typed before the devices.
         compiled: whether networks are to be compiled.
+        of_timm: whether there are networks of timm among them.
 
     Raises:
         UserError: no engine that is installed computes in `dtype` on these devices.
     """
-    candidates = [(name, "asked for")] if name != "auto" else _candidates(devices, dtype, work)
+    if name != "auto":
+        candidates = [(name, "asked for")]
+    elif of_timm:
+        candidates = [("torch", "which networks of timm need")]
+    else:
+        candidates = _candidates(devices, dtype, work)
     failures = []
     for candidate, reason in candidates:
         try:

@@ -40,6 +40,15 @@ def check_num_classes(network, num_classes):
         )
 
 
+def check_graph_flags(args):
+    """Raise `UserError` for flags of fine-tune.py that are only for networks of timm."""
+    if args.drop_path or args.layer_decay != 1:
+        raise UserError(
+            f"--drop-path, --layer-decay: are for networks of timm, and {args.pretrained_model} is"
+            " none; leave them out"
+        )
+
+
 def check_timm_flags(args):
     """Raise `UserError` for flags of fine-tune.py that are not for networks of timm."""
     name = args.pretrained_model

@@ -112,6 +112,7 @@ class Run:
             compression=None if args.gc_type == "none" else compression,
             average_decay=args.ema,
             sync_batch_norm=args.sync_batch_norm,
+            layer_decay=args.layer_decay,
             seed=args.seed,
             clip_norm=args.clip_norm,
             logit_adjustment=self._logit_adjustment(),

@@ -84,6 +84,13 @@ def add_fit_args(parser):
         " in the loss, so that rare classes are predicted as often as they should; e.g. 1; 0: off",
     )
     group.add_argument(
+        "--layer-decay",
+        type=number,
+        default=1.0,
+        help="factor of the learning rate from each layer to the one before it, e.g. 0.8 (networks"
+        " of timm)",
+    )
+    group.add_argument(
         "--ema",
         type=number,
         default=0.0,
@@ -153,6 +160,8 @@ def check_flags(args, engine):
         raise UserError(f"--label-smoothing {args.label_smoothing}: must be 0 to below 1")
     if not 0 <= args.logit_adjustment <= 10:
         raise UserError(f"--logit-adjustment {args.logit_adjustment}: must be 0 to 10, e.g. 1")
+    if not 0 < args.layer_decay <= 1:
+        raise UserError(f"--layer-decay {args.layer_decay}: must be more than 0 and at most 1")
     if args.ema and not 0 < args.ema < 1:
         raise UserError(f"--ema {args.ema}: the decay must lie between 0 and 1, e.g. 0.999")
     if args.keep < 0 or args.load_epoch < 0 or args.disp_batches < 1:

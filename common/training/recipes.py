@@ -43,6 +43,7 @@ RECIPES = {
         "wd": 1e-8,
         "lr_scheduler": "cosine",
         "label_smoothing": 0.1,
+        "layer_decay": 0.8,
         "ema": 0.9999,
         "min_random_area": 0.08,
         "rand_augment": "2,9",
@@ -62,6 +63,7 @@ RECIPES = {
         "wd": 0.01,
         "lr_scheduler": "cosine",
         "warmup_epochs": 1.0,
+        "layer_decay": 0.8,
         "clip_norm": 1.0,
     },
 }

@@ -162,6 +162,38 @@ def test_weight_decay_leaves_out_biases_norms_and_what_the_architecture_names(na
         assert attributes[key] == {"__wd_mult__": str(int(decays)), "__lr_mult__": "1.0"}, key
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layer_wise_rates_are_timms(name):
+    network = network_of(timms_module(name), name).with_new_head(CLASSES)
+    settings = options(layer_decay=0.5, learning_rate_factors={f"{network.head}.weight": 10.0})
+    module, attributes = timm_networks.build_to_train(network, CPU[0], settings)
+    groups = timm.optim.param_groups_layer_decay(module.model, layer_decay=0.5)
+    scales = {id(param): group["lr_scale"] for group in groups for param in group["params"]}
+    for key, param in module.params.items():
+        factor = 10 if key == f"{network.head}.weight" else 1
+        rate = float(attributes[key]["__lr_mult__"])
+        assert rate == pytest.approx(factor * scales[id(param)]), key
+    assert len(set(scales.values())) > 2
+
+
+def test_blocks_are_skipped_in_training_alone():
+    network = network_of(timms_module("test_vit"), "test_vit")
+    skipping = network.with_arguments(drop_path_rate=0.9)
+    modules = [timm_networks.build(each, SHAPE) for each in (network, skipping)]
+    batch = torch.from_numpy(images())
+    with torch.no_grad():
+        plain, found = (module.eval()(batch) for module in modules)
+        torch.testing.assert_close(found, plain)
+        plain, found = (module.train()(batch) for module in modules)
+    assert (found - plain).abs().max() > 0.01
+
+
+def test_joint_statistics_are_refused():
+    network = network_of(timms_module("regnety_002"), "regnety_002")
+    with pytest.raises(UserError, match="--sync-batch-norm: is not for networks of timm"):
+        timm_networks.build_to_train(network, CPU[0], options(sync_batch_norm=True))
+
+
 def test_an_update_is_pytorchs():
     model = timms_module("test_convnext")
     network = network_of(model, "test_convnext")
@@ -197,18 +229,6 @@ def test_training_in_bfloat16_keeps_weights_in_float32():
     after = trainer.state().params
     assert {array.dtype for array in after.values()} == {np.dtype(np.float32)}
     assert not np.array_equal(before["head.weight"], after["head.weight"])
-
-
-def test_two_devices_make_the_update_of_one():
-    network = network_of(timms_module("test_vit"), "test_vit")
-    states = []
-    for devices in ("cpu", "cpu:0,cpu:1"):
-        trainer = trainer_of(network, devices, average_decay=0.9)
-        trainer.step(batch_of(), 0.1)()
-        states.append(trainer.state())
-    for key, array in states[0].params.items():
-        np.testing.assert_allclose(states[1].params[key], array, atol=1e-6)
-        np.testing.assert_allclose(states[1].average[key], states[0].average[key], atol=1e-6)
 
 
 def test_frozen_layers_stay_with_their_statistics():
@@ -303,6 +323,21 @@ def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_p
     for count in (1, 3):
         (exported,) = session.run(None, {"data": images(count).astype(np.float32)})
         np.testing.assert_allclose(exported, expected[:count], atol=1e-5)
+
+
+def test_two_processes_train_as_one(script, sample, tmp_path):
+    checkpoint.save(str(tmp_path / "vit"), 0, network_of(timms_module("test_vit"), "test_vit"))
+    ends = []
+    for devices in ("cpu", "cpu:0,cpu:1"):
+        prefix = str(tmp_path / f"on {len(devices)}")
+        script(
+            *("fine-tune.py", "--engine", "torch", "--gpus", devices, "--data-dir", sample),
+            *("--pretrained-model", tmp_path / "vit", "--model-prefix", prefix, "--num-epochs", 1),
+            *("--image-shape", f"3,{SIDE},{SIDE}", "--batch-size", 16, "--initial-validation", 0),
+        )
+        ends.append(checkpoint.load(prefix, 1).params)
+    for key, array in ends[0].items():
+        np.testing.assert_allclose(ends[1][key], array, atol=1e-5, err_msg=key)
 
 
 def test_a_second_stage_begins_with_a_checkpoint_at_a_higher_resolution(main, sample, tmp_path):

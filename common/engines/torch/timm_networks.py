@@ -167,23 +167,39 @@ def build_to_train(network, device, options):
             f"--freeze: timm's {network.architecture} has no parameter {min(unknown)}; its names"
             f" begin with {', '.join(dict.fromkeys(n.split('.')[0] for n in module.params))}"
         )
-    decaying = _decaying(module.model)
+    if options.sync_batch_norm:
+        raise UserError("--sync-batch-norm: is not for networks of timm; leave it out")
+    factors = _factors(module.model, options.layer_decay)
     attributes = {}
     for name, weight in module.params.items():
         weight.requires_grad_(name not in options.frozen)
-        factor = options.learning_rate_factors.get(name, 1.0)
-        decay = int(id(weight) in decaying)
-        attributes[name] = {"__wd_mult__": str(decay), "__lr_mult__": str(factor)}
+        rate, decay = factors[id(weight)]
+        rate *= options.learning_rate_factors.get(name, 1.0)
+        attributes[name] = {"__wd_mult__": f"{decay:g}", "__lr_mult__": str(rate)}
     return module, attributes
 
 
-def _decaying(model):
-    """Return the ids of the parameters that weight decay counts for."""
-    from timm.optim import param_groups_weight_decay
+def _factors(model, layer_decay):
+    """Return the factors of learning rate and weight decay, `{id of the parameter: (rate, decay)}`.
 
-    never = getattr(model, "no_weight_decay", set)()
-    groups = param_groups_weight_decay(model, weight_decay=1.0, no_weight_decay_list=never)
-    return {id(param) for group in groups if group["weight_decay"] for param in group["params"]}
+    timm knows what belongs to which layer, and what does not decay (Clark et al. 2020,
+    arXiv:2003.10555, section 3.2, for layer-wise rates).
+    """
+    from timm import optim
+
+    settings = {
+        "weight_decay": 1.0,
+        "no_weight_decay_list": getattr(model, "no_weight_decay", set)(),
+    }
+    if layer_decay == 1:
+        groups = optim.param_groups_weight_decay(model, **settings)
+    else:
+        groups = optim.param_groups_layer_decay(model, layer_decay=layer_decay, **settings)
+    return {
+        id(param): (group.get("lr_scale", 1.0), group["weight_decay"])
+        for group in groups
+        for param in group["params"]
+    }
 
 
 def build_to_predict(network, device, data_shape, dtype, compiled=False):
