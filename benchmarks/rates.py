@@ -71,15 +71,15 @@ def measure(args, work, make):
     compute = make(args, engine, devices)
     compute(1)  # compiles, and plans the layers
     count = args.batches * args.batch_size
+    version = next(iter(engine.versions().values()))
     if args.serve:
-        serve(lambda: (count, compute(args.batches)), engine.versions())
+        serve(lambda: (count, compute(args.batches)), {engine.NAME: version})
         return
     rates = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
         compute(args.batches)
         rates.append(count / (time.perf_counter() - start))
-    version = next(iter(engine.versions().values()))
     print(
         f"{work} {args.network}, {args.image_size} px, batch {args.batch_size}, {args.dtype}"
         f"{', compiled' if args.compile else ''}: {statistics.median(rates):.2f} images/s"
