@@ -93,6 +93,6 @@ def test_an_environment_without_mxnet_is_made_once(run_tests, tmp_path):
 def test_an_environment_of_pytorch_alone_is_of_the_newest_python_and_runs_the_suite(run_tests):
     calls = run_tests("-k", "image", ENGINE="torch")
     assert "python3.99 -m venv --clear .venv-torch-only" in calls
-    assert "python -m pip install --quiet -r requirements/torch.txt torch==2.13.0" in calls
+    assert "python -m pip install --quiet -r requirements/torch.txt" in calls
     assert not [call for call in calls if "mxnet" in call or "common.txt" in call]
     assert calls[-1].startswith("python -m pytest") and calls[-1].endswith("-k image")

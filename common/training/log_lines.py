@@ -89,5 +89,6 @@ def _scores(row):
         if row.get(column)
     ]
     prefix, of_what = ("val_", "") if row.get("val_loss") else ("", " of training")
-    accuracies = [f"top-{k} {float(row[f'{prefix}top{k}']):.1%}" for k in (1, 5)]
+    columns = {f"top-{k}": f"{prefix}top{k}" for k in (1, 5)}  # which a damaged log may lack
+    accuracies = [f"{name} {float(row[c]):.1%}" for name, c in columns.items() if row.get(c)]
     return ", ".join([*losses, *accuracies]) + of_what
