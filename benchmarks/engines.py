@@ -19,8 +19,8 @@ from common.base.script import run_script
 SIZE, CLASSES = 320, 5089
 BATCH_SIZES = {"predict": 16, "train": 8}
 BATCHES = {"float32": 1, "bfloat16": 2, "int8": 3}  # in a turn: some seconds for every side
-# Compiling takes minutes, and was measured to gain nothing in training (ResNet-50, 160 px: 1.01 times
-# in float32, 1.00 in bfloat16).
+# Compiling takes minutes, and was measured to gain nothing in training (ResNet-50, 160 px: 1.01
+# times in float32, 1.00 in bfloat16).
 COMPILED = [("predict", "float32"), ("predict", "bfloat16")]
 ASKED = 0.97  # smallest ratio to plain PyTorch
 
