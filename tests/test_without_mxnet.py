@@ -58,6 +58,10 @@ def test_only_what_needs_a_missing_engine_is_skipped(tmp_path, python, module, n
     assert f"{1 + others} passed, {3 - (others > 0)} skipped" in done.stdout
 
 
+# The variables that tests/run.sh goes by; this run may have been started with some of them.
+CHOICES = ("MXNET", "ENGINE", "VENV")
+
+
 @pytest.fixture
 def run_tests(tmp_path):
     """Call tests/run.sh in a copy of what it needs; return what the fake Python was called with."""
@@ -70,7 +74,8 @@ def run_tests(tmp_path):
 
     def call(*arguments, **chosen):
         (tmp_path / "calls.txt").unlink(missing_ok=True)
-        environ = {**os.environ, "PYTHON": str(fake), **(chosen or {"MXNET": "none"})}
+        own = {name: os.environ[name] for name in os.environ if name not in CHOICES}
+        environ = {**own, "PYTHON": str(fake), **(chosen or {"MXNET": "none"})}
         command = ["sh", str(tmp_path / "tests/run.sh"), *arguments]
         subprocess.run(command, check=True, env=environ, capture_output=True)
         return (tmp_path / "calls.txt").read_text().splitlines()
