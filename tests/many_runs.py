@@ -25,8 +25,9 @@ sys.path[0] = ROOT  # this file is also the program that forks
 from common import engines  # noqa: E402
 from tests.faults import interruption  # noqa: E402
 
-# status is None if the run took too long and was killed. memory is the peak in bytes. Of a watched
-# run, opened are the files that Python opened, and started the commands that it started.
+# status is None if the run took too long and was killed. memory is the peak in bytes, beyond what the
+# imports take. Of a watched run, opened are the files that Python opened, and started the commands
+# that it started.
 Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds", "opened", "started"])
 
 # Python's audit events: https://docs.python.org/3/library/audit_events.html
@@ -106,8 +107,15 @@ def serve():
         child = os.fork()
         if child == 0:
             return case
-        status, memory = wait(child, case["seconds"], interruption.Signal(child, case))
-        print(json.dumps([status, memory, time.monotonic() - start]), flush=True)
+        status, peak = wait(child, case["seconds"], interruption.Signal(child, case))
+        taken = peak - resident_memory()  # what is imported already is not the run's
+        print(json.dumps([status, taken, time.monotonic() - start]), flush=True)
+
+
+def resident_memory():
+    """Return the memory of this process, in bytes."""
+    with open("/proc/self/statm", encoding="ascii") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
 
 
 def import_what_scripts_need():

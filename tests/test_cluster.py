@@ -127,7 +127,7 @@ def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
     assert not processes_of(prefix)
 
 
-def test_other_hosts_are_reached_over_ssh(tmp_path):
+def test_other_hosts_are_reached_over_ssh(tmp_path, mx):
     """A stand-in for ssh shows what would run there, and runs it here."""
     ssh = tmp_path / "ssh"
     ssh.write_text('#!/bin/sh\necho "ssh $4" >&2\nexec sh -c "$5"\n')

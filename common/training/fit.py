@@ -163,11 +163,13 @@ class Run:
             if self.is_first:
                 self.files.check_disk(sum(self.trainer.checkpoint_bytes()))
                 self.files.begin(len(self.devices) * self.workers.num_machines)
-            lines = EpochLines(self.args, self.files.history, saved)
-            if self._begins_with_validation():
+            begins_with_validation = self._begins_with_validation()
+            if begins_with_validation:
                 self._validate(saved)
-                lines.log_first()
             if self.is_first:
+                lines = EpochLines(self.args, self.files.history, saved)
+                if begins_with_validation:
+                    lines.log_first()
                 self.files.draw_curves()  # where the run was killed before it did
                 self.files.prune(saved)
             for epoch in range(saved, self.args.num_epochs):

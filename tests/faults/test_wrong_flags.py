@@ -46,7 +46,6 @@ WRONG = [
     (FINE_TUNE, "--random-erasing 2", "--random-erasing 2.0: must be 0 to 1"),
     (FINE_TUNE, "--logit-adjustment 11", "--logit-adjustment 11.0: must be 0 to 10"),
     (FINE_TUNE, "--patience -1", "--patience -1: must be 0 or more"),
-    (FINE_TUNE, "--optimizer adamw --engine mxnet", "--optimizer adamw: not one of MXNet's"),
     (FINE_TUNE, "--recipe resnet", "--recipe: invalid choice: 'resnet'"),
     (FINE_TUNE, "--num-classes 0", "--num-classes 0: must be 1 to"),
     (FINE_TUNE, "--num-classes 5", "--num-classes 5: ./train.rec holds labels up to 5"),
@@ -148,6 +147,7 @@ WRONG_WITH = {
     "mxnet": [
         (FINE_TUNE, "--dtype float16", "--dtype float16: is for GPUs"),
         (FINE_TUNE, "--optimizer sgdd", "--optimizer sgdd: not one of MXNet's"),
+        (FINE_TUNE, "--optimizer adamw", "--optimizer adamw: not one of MXNet's"),
         (FINE_TUNE, "--kv-store dist_sync", "--kv-store dist_sync: is started by cluster.sh"),
         (SUBMIT, "--dtype float16", "--dtype float16: is for GPUs"),
     ],
