@@ -25,9 +25,9 @@ sys.path[0] = ROOT  # this file is also the program that forks
 from common import engines  # noqa: E402
 from tests.faults import interruption  # noqa: E402
 
-# status is None if the run took too long and was killed. memory is the peak in bytes, beyond what the
-# imports take. Of a watched run, opened are the files that Python opened, and started the commands
-# that it started.
+# status is None if the run took too long and was killed. memory is the peak in bytes, beyond what
+# the imports take. Of a watched run, opened are the files that Python opened, and started the
+# commands that it started.
 Done = namedtuple("Done", ["status", "stdout", "stderr", "memory", "seconds", "opened", "started"])
 
 # Python's audit events: https://docs.python.org/3/library/audit_events.html
