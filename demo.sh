@@ -27,7 +27,7 @@ run() {
 
 say "Set-up: .venv with MXNet or PyTorch, numpy and OpenCV, and the sample's packages"
 echo "To download: what setup.sh names, and 20 MB for the sample. To write: its .venv, and 0.5 GB of"
-echo "checkpoints and photographs. After the download: about 4 minutes on two cores."
+echo "checkpoints and photographs. After the download: one to four minutes on two cores."
 run sh setup.sh
 here=.
 # shellcheck source=common/python.sh

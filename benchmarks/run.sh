@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every benchmark with its peers, then makes the tables and charts of docs/ from the results.
 #
-#   sh benchmarks/run.sh          about 90 minutes on two cores that are otherwise idle
+#   sh benchmarks/run.sh          about two hours on two cores that are otherwise idle
 #   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
@@ -57,7 +57,7 @@ measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
 measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
-measure 25 "both engines and plain PyTorch (needs sh setup.sh both)" engines
+measure 10 "both engines and plain PyTorch (needs sh setup.sh both)" engines
 measure 3 "time and memory of merging five networks of the whole challenge" merge
 measure 35 "what the network learns on the sample, with several seeds" learning
 measure 15 "what correcting the momentum gains when the learning rate steps, five seeds" momentum
