@@ -39,6 +39,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
     "scaling": "python -m benchmarks.scaling",
+    "processes": "python -m benchmarks.processes",
     "learning": "python -m benchmarks.learning",
     "momentum": "python -m benchmarks.momentum",
 }
@@ -178,6 +179,19 @@ def scaling_table(results, sources):
     return markdown(["workers", "packing, images/s", times, "feeding, images/s", times], rows)
 
 
+def processes_table(results, sources):
+    """A row for each number of processes: their speed, and what exchanging the gradients takes."""
+    runs = {count: run for count, run in results["processes"].items() if count.isdecimal()}
+    rows = []
+    for count, run in runs.items():
+        times = describe_range(ratios(run["speeds"], runs["1"]["speeds"]))
+        alone = count == "1"
+        exchange = "" if alone else describe_range(run["exchanges"])
+        rows.append([count, describe_range(run["speeds"]), "" if alone else times, exchange])
+    header = ["processes", "training, images/s", "times one process", "exchange, ms"]
+    return markdown(header, rows)
+
+
 def learning_table(results, sources):
     """A row for each variant: mean and standard deviation of the accuracy over the seeds."""
     runs = results["learning"]["runs"]
@@ -267,6 +281,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "submission": (ratio_table, charts.draw_ratios, ["submission"]),
     "engines": (ratio_table, charts.draw_ratios, ["engines"]),
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
+    "processes": (processes_table, None, ["processes"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
     "learning": (learning_table, charts.draw_learning, ["learning"]),
     "momentum": (momentum_table, None, ["momentum"]),
