@@ -24,7 +24,7 @@ newest_python() {
 
 # Take the newest Python, and these requirements, for an environment that setup.sh does not make.
 without_mxnet() {
-    export VENV=$1 # the shell scripts of the steps look there too
+    export VENV="$1" # the shell scripts of the steps look there too
     requirements=$2
     interpreter=${PYTHON:-$(newest_python)}
     if [ -z "$interpreter" ]; then
@@ -67,7 +67,7 @@ stamp=$venv/tests-stamp
 wanted=$(cat requirements/dev.txt requirements/onnx.txt requirements/sample.txt \
     requirements/test-photographs.txt | cksum)
 if [ -z "$interpreter" ]; then
-    sh setup.sh $wheel
+    sh setup.sh ${wheel:+"$wheel"}
 else
     wanted="$wanted $("$interpreter" --version)"
 fi
