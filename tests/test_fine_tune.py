@@ -247,7 +247,9 @@ def test_bfloat16_tracks_float32_and_is_not_float32(script, engine, flags, tmp_p
     require_precision(engine, "bfloat16")
     settled = tmp_path / "settled"
     script("fine-tune.py", *flags, "--num-epochs", 8, "--model-prefix", settled)
-    flags += ["--pretrained-model", settled, "--pretrained-epoch", 8, "--lr", "0.003"]
+    flags += ["--pretrained-model", settled, "--pretrained-epoch", 8]
+    if engine == "torch":  # at the default rate one of the six losses differs by 8 %
+        flags += ["--lr", "0.003"]
     losses = []
     for dtype in ("float32", "bfloat16"):
         script("fine-tune.py", *flags, "--dtype", dtype, "--model-prefix", tmp_path / dtype)
