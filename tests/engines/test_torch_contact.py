@@ -1,13 +1,9 @@
 """Signs of life between processes: a silent process or a lost launcher ends the others."""
 
-import importlib.util
 import subprocess
 import sys
 
 import pytest
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common.base.files import UserError
 from common.engines.torch import contact

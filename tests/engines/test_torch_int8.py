@@ -1,16 +1,12 @@
 """PyTorch in 8-bit integers: how near to float32, in which layers, and as sub.py has it."""
 
 import csv
-import importlib.util
 import os
 import time
 
 import cv2
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common import engines
 from common.base.files import UserError

@@ -1,15 +1,11 @@
 """Several processes, one for each device, train as one does with the joint batch."""
 
-import importlib.util
 import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common.engines.torch.workers import Workers
 from tests.conftest import ROOT
