@@ -33,9 +33,8 @@ from common.training import batches, checks, fit, flags, log_lines, preview, rec
 def main():
     args = parse_args()
     of_timm = timm_pretrained.is_meant(args.pretrained_model, args.architecture)
-    chosen = choose(
-        args.engine, args.gpus, args.dtype, "train", compiled=args.compile, of_timm=of_timm
-    )
+    ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
+    chosen = choose(args.engine, args.gpus, args.dtype, "train", **ways)
     engine, devices, _ = chosen
     if args.preview or args.test_io:
         devices = devices[:1]  # they compute nothing

@@ -157,8 +157,9 @@ def complete_args(args):
     if args.export_onnx:
         return
     of_timm = any(checkpoint.is_timm(*network) for network in args.networks)
+    ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
     args.engine, args.devices, args.why = choose(
-        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", args.compile, of_timm
+        args.engine, args.gpu or "cpu", args.dtype, "predict", "GPU", **ways
     )
 
 

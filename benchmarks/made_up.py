@@ -1,5 +1,7 @@
 """Made-up photographs and records of them, for benchmarks and tests."""
 
+from concurrent.futures import ProcessPoolExecutor
+
 import cv2
 import numpy as np
 
@@ -21,6 +23,16 @@ def make_photograph(seed, height=512, width=683):
 def encode(image, suffix=".jpg"):
     """Return the image's bytes as JPEG 95, or another format."""
     return cv2.imencode(suffix, image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+
+
+def encoded_photographs(number):
+    """Return the JPEGs of made-up photographs, a list; all cores make them."""
+    with ProcessPoolExecutor() as pool:
+        return list(pool.map(_encoded_photograph, range(number), chunksize=8))
+
+
+def _encoded_photograph(seed):
+    return encode(make_photograph(seed))
 
 
 def write_records(prefix, encoded, labels):

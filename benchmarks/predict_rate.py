@@ -14,7 +14,8 @@ from common.data.loader import Batch
 
 
 def main():
-    rates.measure(rates.parse_args(__doc__, batch_size=16), "predict", make_predict)
+    args = rates.make_parser(__doc__, batch_size=16).parse_args()
+    rates.measure(args, "predict", make_predict)
 
 
 def make_predict(args, engine, devices):

@@ -18,8 +18,8 @@ from common.networks import Network, edits, resnet
 ROUNDS = 5
 
 
-def parse_args(description, batch_size):
-    """Return the flags; `batch_size` is the default one."""
+def make_parser(description, batch_size):
+    """Return a parser of the flags that both have; `batch_size` is the default one."""
     parser = Parser(description=description.splitlines()[0])
     parser.add_argument("--network", default="resnet-152", help="resnet-N (default: %(default)s)")
     parser.add_argument("--image-size", type=whole, default=320, help="pixels (%(default)s)")
@@ -30,7 +30,7 @@ def parse_args(description, batch_size):
     parser.add_argument("--dtype", default="float32", help="(%(default)s)")
     parser.add_argument("--serve", action="store_true", help="work for the other benchmarks")
     add_engine_arg(parser)
-    return parser.parse_args()
+    return parser
 
 
 def build_network(args):
@@ -65,9 +65,8 @@ def measure(args, work, make):
         make: `make(args, engine, devices)` returns the function, which computes a number of
             batches and returns their losses.
     """
-    engine, devices, reason = choose(
-        args.engine, args.gpus, args.dtype, work, compiled=args.compile
-    )
+    ways = {"compiled": args.compile, "tf32": args.tf32}
+    engine, devices, reason = choose(args.engine, args.gpus, args.dtype, work, **ways)
     compute = make(args, engine, devices)
     compute(1)  # compiles, and plans the layers
     count = args.batches * args.batch_size
@@ -82,7 +81,8 @@ def measure(args, work, make):
         rates.append(count / (time.perf_counter() - start))
     print(
         f"{work} {args.network}, {args.image_size} px, batch {args.batch_size}, {args.dtype}"
-        f"{', compiled' if args.compile else ''}: {statistics.median(rates):.2f} images/s"
+        f"{', TF32' if args.tf32 else ''}{', compiled' if args.compile else ''}:"
+        f" {statistics.median(rates):.2f} images/s"
         f" ({min(rates):.2f} to {max(rates):.2f}); {engine.NAME} {version} ({reason}),"
         f" {', '.join(map(str, devices))} of {processor_name()}, {os.cpu_count()} cores"
     )

@@ -35,6 +35,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "training_loop": "python -m benchmarks.training_loop",
     "training_profile": "python -m benchmarks.training_profile",
     "engines": "python -m benchmarks.engines",
+    "gpu": "python -m benchmarks.gpu",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
@@ -129,6 +130,14 @@ def ratio_table(results, sources):
                 rows.append([what, peer, f"**{times}** {spread}".strip(), *speeds])
                 what = ""  # only in the first row
     return markdown(["what", "against", "times as fast", "ours, images/s", "theirs"], rows)
+
+
+def gpu_table(results, sources):
+    """As `ratio_table`, and which share of the card's arithmetic ours uses."""
+    table, *rows = ratio_table(results, sources).split("\n")
+    shares = [f"{c['share_of_peak']:.2f}" for c in results["gpu"]["comparisons"]]
+    columns = ["share of the peak", "---", *shares]
+    return "\n".join(f"{line} {cell} |" for line, cell in zip([table, *rows], columns))
 
 
 def highlights_table(results, sources):
@@ -285,8 +294,9 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
     "learning": (learning_table, charts.draw_learning, ["learning"]),
     "momentum": (momentum_table, None, ["momentum"]),
-    "rates": (plan.rates_table, None, ["scaling", "lists", "merge"]),
-    "plan": (plan.plan_table, None, ["scaling"]),
+    "gpu": (gpu_table, None, ["gpu"]),
+    "rates": (plan.rates_table, None, ["scaling", "lists", "merge", "gpu"]),
+    "plan": (plan.plan_table, None, ["scaling", "gpu"]),
 }
 
 

@@ -71,10 +71,15 @@ class Unit(nn.Module):
 
 
 class PreActivationResNet(nn.Module):
-    """The zoo's ResNet (`common/networks/resnet.py`) as one would write it in PyTorch."""
+    """The zoo's ResNet (`common/networks/resnet.py`) as one would write it in PyTorch.
+
+    It takes raw images: its first layer normalises them, without a scale and with a shift.
+    """
 
     def __init__(self, depths, bottleneck=True, num_classes=1000):
         super().__init__()
+        self.input_norm = nn.BatchNorm2d(3)
+        self.input_norm.weight.requires_grad_(False)
         self.stem = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
         self.norm = nn.BatchNorm2d(64)
         channels, units = 64, []
@@ -89,7 +94,8 @@ class PreActivationResNet(nn.Module):
         self.fc = nn.Linear(channels, num_classes)
 
     def forward(self, x):
-        x = nn.functional.max_pool2d(torch.relu(self.norm(self.stem(x))), 3, 2, 1)
+        x = torch.relu(self.norm(self.stem(self.input_norm(x))))
+        x = nn.functional.max_pool2d(x, 3, 2, 1)
         x = torch.relu(self.last_norm(self.units(x)))
         return self.fc(x.mean((2, 3)))
 

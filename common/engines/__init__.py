@@ -9,7 +9,7 @@ package imports its framework, and it knows nothing of flags, records or checkpo
     SYMBOL_VERSION                           the MXNet that checkpoints are written for: 10901
     describe() -> {str: str}                 what it is and what it can do on this machine
     parse_devices(text, flag) -> list        of `"0,1"`, `"cpu"`, `"cpu:0,cpu:1"`
-    check(dtype, devices, compiled=False)    UserError: these devices do not compute in it
+    check(dtype, devices, compiled=False, tf32=False)    UserError: these devices do not do it
     memory_in_use(devices) -> str            for people
     versions() -> {str: str}                 of what it computes with
     infer_shapes(graph, image_shape)         {name: shape} of every parameter and statistic
@@ -64,6 +64,12 @@ def add_engine_arg(parser):
         "--compile",
         action="store_true",
         help="translate the network to code of its own first, which takes minutes; PyTorch only",
+    )
+    parser.add_argument(
+        "--tf32",
+        action="store_true",
+        help="multiply float32 numbers with 10 bits of their fractions: faster on NVIDIA's GPUs"
+        " since Ampere; PyTorch only",
     )
 
 

@@ -21,7 +21,7 @@ _CLEARLY = 1.05  # below, MXNet is taken: it is what the baseline was made with
 _NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 
 
-def choose(name, devices, dtype, work, flag="--gpus", compiled=False, of_timm=False):
+def choose(name, devices, dtype, work, flag="--gpus", compiled=False, tf32=False, of_timm=False):
     """Return (engine, its devices, why it was taken), ready to compute in `dtype`.
 
     Args:
@@ -30,6 +30,7 @@ def choose(name, devices, dtype, work, flag="--gpus", compiled=False, of_timm=Fa
         work: `"train"` or `"predict"`.
         flag: what the user typed before the devices.
         compiled: whether networks are to be compiled.
+        tf32: whether float32 numbers may be multiplied as TF32.
         of_timm: whether there are networks of timm among them.
 
     Raises:
@@ -46,7 +47,7 @@ def choose(name, devices, dtype, work, flag="--gpus", compiled=False, of_timm=Fa
         try:
             engine = load(candidate)
             parsed = engine.parse_devices(devices, flag)
-            engine.check(dtype, parsed, compiled)
+            engine.check(dtype, parsed, compiled, tf32)
         except UserError as error:
             failures.append((candidate, error))
             continue

@@ -20,6 +20,8 @@ from common.training.history import EpochMeter, Tally, count, last_epoch, log_pa
 from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
+_DRY_RUN_SECONDS = 3.0
+
 
 def only_run(args, workers):
     """Return a context in which no other run may train to `--model-prefix`.
@@ -283,14 +285,15 @@ class Run:
         self.files.history.update(epochs_done, tally.row("val_"))
 
     def report_needs(self):
-        """Train on one batch twice, and report time, memory and disk; write nothing."""
+        """Train on one batch some times, and report time, memory and disk; write nothing."""
         args, train = self.args, self.data.train
         train.set_epoch(self.begin_epoch)
         with contextlib.closing(iter(train)) as batches:
             batch = next(batches)
         rate = self.schedule.rate(self.begin_epoch * self._updates_an_epoch + 1)
         seconds = []
-        for _ in range(2):  # the first one also plans the convolutions
+        # The first ones also plan the convolutions; on a GPU they take less than a second.
+        while len(seconds) < 2 or (len(seconds) < 10 and sum(seconds) < _DRY_RUN_SECONDS):
             start = time.monotonic()
             probabilities = self.trainer.step(batch, rate)()
             self.trainer.synchronize()
@@ -314,8 +317,8 @@ class Run:
             "dry run: a batch of %d takes %.2f s (%.1f images/s); an epoch of %d batches about %s,"
             " without validation; nothing was written",
             args.batch_size,
-            seconds[1],
-            args.batch_size / seconds[1],
+            seconds[-1],
+            args.batch_size / seconds[-1],
             len(train),
-            datetime.timedelta(seconds=round(seconds[1] * len(train))),
+            datetime.timedelta(seconds=round(seconds[-1] * len(train))),
         )

@@ -63,6 +63,15 @@ def test_what_one_engine_does_not_do_the_other_one_does():
     )
 
 
+LACKS_TF32 = {"mxnet": "MXNet has no such setting", "torch": "is for NVIDIA's GPUs"}
+
+
+@pytest.mark.parametrize("name", engines.installed())
+def test_tf32_without_a_gpu_for_it_is_one_line(name):
+    with pytest.raises(UserError, match=f"--tf32: {LACKS_TF32[name]}"):
+        chosen(name=name, tf32=True)
+
+
 @needs_both
 @pytest.mark.parametrize(
     ("variable", "name"), [("DMLC_ROLE", "MXNet"), ("TORCHELASTIC_RUN_ID", "PyTorch")]

@@ -83,14 +83,17 @@ def has_gpu(devices):
     return devices[0].device_type == "gpu"
 
 
-def check(dtype, devices, compiled=False):
+def check(dtype, devices, compiled=False, tf32=False):
     """Prepare the process to compute in `dtype`; call it before the first computation.
 
     Raises:
-        UserError: these devices do not compute in `dtype`, or networks are to be `compiled`.
+        UserError: these devices do not compute in `dtype`; networks are to be `compiled`, or
+            computed in `tf32`.
     """
     if compiled:
         raise UserError("--compile: MXNet does not compile networks; use --engine torch")
+    if tf32:
+        raise UserError("--tf32: MXNet has no such setting; use --engine torch")
     on_gpu = has_gpu(devices)
     if dtype == "float16" and not on_gpu:
         raise UserError("--dtype float16: is for GPUs; on a CPU take float32 or bfloat16")

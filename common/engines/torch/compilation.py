@@ -7,6 +7,7 @@ Measured, ResNet-50 on one core with AVX-512, images/s: predicting at 224 px in 
 
 import logging
 import os
+import warnings
 
 from common.base.files import UserError
 
@@ -57,6 +58,7 @@ def compile_for_prediction(module):
 
 def _keep_code():
     """Keep the compiled code where it outlives a restart of the machine, unlike in /tmp."""
+    warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")  # see --tf32
     caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(caches, "torchinductor"))
     logging.info("--compile: the first batch takes minutes; the code is kept in %s", folder)

@@ -94,12 +94,15 @@ def has_gpu(devices):
     return devices[0].type != "cpu"
 
 
-def check(dtype, devices, compiled=False):
+def check(dtype, devices, compiled=False, tf32=False):
     """Make the process ready to compute in `dtype`, before it computes anything.
 
     Raises:
-        UserError: these devices do not compute in it, or nothing can be `compiled` for them.
+        UserError: these devices do not compute in it or in `tf32`, or nothing can be `compiled`
+            for them.
     """
+    if tf32:
+        _allow_tf32(dtype, devices)
     if compiled:
         compilation.check(devices, dtype)
     if dtype == "int8" and has_gpu(devices):
@@ -109,6 +112,19 @@ def check(dtype, devices, compiled=False):
             able, reason = supports(dtype, device)
             if not able:
                 raise UserError(f"--dtype {dtype}: {reason}; use --dtype float32")
+
+
+def _allow_tf32(dtype, devices):
+    if dtype != "float32":
+        raise UserError(f"--tf32: is for --dtype float32, not {dtype}; leave it out")
+    if devices[0].type != "cuda":
+        raise UserError("--tf32: is for NVIDIA's GPUs; leave it out")
+    for device in devices:
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            name = f"GPU {device.index} ({_gpu_name(device)})"
+            raise UserError(f"--tf32: {name} does not compute in it; leave it out")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
 
 
 def supports(dtype, device):

@@ -68,8 +68,8 @@ def _fully_connected(attrs):
 class BatchNorm(torch.nn.Module):
     """Over all but one axis, with running statistics that a training pass moves.
 
-    The variance that goes into `moving_var` is the biased one, as with MXNet on a CPU; PyTorch,
-    and MXNet with cuDNN, take the unbiased one.
+    The variance that goes into `moving_var` is MXNet's: on a CPU the biased one, on a GPU cuDNN's,
+    which is the unbiased one.
 
     Attributes:
         is_joint: whether training normalises by the batch of all processes together.
@@ -91,7 +91,9 @@ class BatchNorm(torch.nn.Module):
     def forward(self, x, gamma, beta, mean, var):
         """Normalise, and in training move `mean` and `var` towards the batch's."""
         channels = x if self.axis == 1 else x.transpose(1, self.axis)
-        gamma = gamma if self.has_gamma else None
+        if not self.has_gamma:
+            # Without a gamma, CUDA's backward pass gives no gradient of beta.
+            gamma = None if x.device.type == "cpu" else torch.ones_like(gamma)
         if self.training and not self.keeps_stats:
             y = self._normalise_batch(channels, gamma, beta, mean, var)
         else:
@@ -106,11 +108,12 @@ class BatchNorm(torch.nn.Module):
             y, batch_mean, batch_var = joint_batch_norm.normalise(x, gamma, beta, self.eps)
             self._move(mean, var, batch_mean, batch_var)
             return y
+        count, cudnn = x.numel() // x.shape[1], torch.backends.cudnn.enabled
+        if x.is_cuda and count > 1:  # one kernel, where the lines below start seven
+            share = 1 - self.momentum
+            return torch.batch_norm(x, gamma, beta, mean, var, True, share, self.eps, cudnn)
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
-        y = torch.batch_norm(
-            x, gamma, beta, batch_mean, batch_var, True, 1.0, self.eps, torch.backends.cudnn.enabled
-        )
-        count = x.numel() // x.shape[1]
+        y = torch.batch_norm(x, gamma, beta, batch_mean, batch_var, True, 1.0, self.eps, cudnn)
         if count == 1:  # the unbiased variance of one number is not a number
             batch_var.zero_()
         self._move(mean, var, batch_mean, batch_var, (count - 1) / count)

@@ -1,5 +1,7 @@
 """Memory that numpy and PyTorch share: the loader decodes right into what the devices read."""
 
+import functools
+
 import numpy as np
 
 from common.engines.torch.runtime import torch
@@ -12,11 +14,24 @@ def allocate(shape, dtype):
 
 
 def copy_to(array, device):
-    """Return an array as a tensor on a device; a GPU copies it when it has done what it was given.
+    """Return an array as a tensor on a device; a GPU copies it while it computes.
 
-    The array must stay as it is until then. On a CPU the tensor is the array's own memory.
+    The array must stay as it is until it is used there. On a CPU the tensor is the array's own
+    memory.
     """
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cuda" and not tensor.is_pinned():
+    if device.type != "cuda":
+        return tensor.to(device)
+    if not tensor.is_pinned():
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    copying, computing = _copy_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(copying):
+        copy = tensor.to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    copy.record_stream(computing)  # its memory stays until what is queued there has read it
+    return copy
+
+
+@functools.lru_cache(maxsize=None)
+def _copy_stream(device):
+    return torch.cuda.Stream(device)

@@ -7,6 +7,7 @@ import numpy as np
 from common.base.files import UserError
 from common.engines.torch import compilation, fusion, int8, operators, timm_networks
 from common.engines.torch.memory import copy_to
+from common.engines.torch.recording import recorded
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
 from common.networks.timm_network import TimmNetwork
@@ -39,6 +40,10 @@ class Predictor:
         built = [_build(network, devices, shape, dtype, compiled) for network in networks]
         self._devices = devices
         self._modules = [*zip(*(modules for modules, _ in built))]  # by devices, by networks
+        self._logits_of = [
+            [recorded(module, device) for module in modules]
+            for device, modules in zip(devices, self._modules)
+        ]
         classes = {num_classes for _, num_classes in built}
         if len(classes) > 1:
             raise UserError(
@@ -73,8 +78,9 @@ class Predictor:
         mean = 0
         for view in range(num_views):
             data = copy_to(views[:, view], self._devices[device])
-            for module, weight in zip(self._modules[device], self.weights):
-                logits = module(data)
+            networks = zip(self._modules[device], self._logits_of[device], self.weights)
+            for module, logits_of, weight in networks:
+                logits = logits_of(data)
                 values = torch.softmax(logits, 1) if module.is_softmax else logits
                 mean = mean + values * (weight / num_views)
         return mean

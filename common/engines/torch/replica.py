@@ -2,6 +2,8 @@
 
 from common.engines.torch.layers import BatchNorm
 from common.engines.torch.loss import loss_gradient
+from common.engines.torch.memory import copy_to
+from common.engines.torch.recording import recorded
 from common.engines.torch.runtime import torch
 
 
@@ -12,33 +14,41 @@ class Replica:
     do. The statistics become their means over the processes when they are read.
     """
 
-    def __init__(self, module, workers, sync_batch_norm=False):
+    def __init__(self, module, workers, loss_settings, sync_batch_norm=False):
         """Share the gradients of a `GraphModule`, which is on the worker's device.
 
         Args:
+            loss_settings: the keyword arguments of `loss.loss_gradient`.
             sync_batch_norm: whether BatchNorm normalises by the joint batch instead.
         """
-        self._module, self._workers = module, workers
+        self._module, self._workers, self._loss_settings = module, workers, loss_settings
         self._shared = workers.share_gradients(module)
         self._is_averaged = True
         for layer in module.modules():
             if isinstance(layer, BatchNorm):
                 layer.is_joint = sync_batch_norm and workers.size > 1
+        self._gradients_of, self._probabilities_of = self._gradients, self._probabilities
+        if workers.size == 1:  # what waits for other processes is not recorded
+            self._gradients_of = recorded(self._gradients, workers.device)
+            self._probabilities_of = recorded(self._probabilities, workers.device)
 
-    def forward_backward(self, batch, **loss_settings):
+    def forward_backward(self, batch):
         """Compute the gradients of a batch, summed over its images.
 
         Returns:
             `(probabilities, gradients)`: of this process's part; of each parameter that requires
-            one, the mean over all processes.
+            one, the mean over all processes. The next call may overwrite them.
         """
         self._is_averaged = False
         self._module.train()
+        device = self._workers.device
         with self._workers.until_ended():
-            logits = self._shared(self._on_device(batch.images))
-            probabilities = torch.softmax(logits.detach(), 1)
-            truth = self._on_device(batch.targets)
-            logits.backward(loss_gradient(probabilities, truth, **loss_settings))
+            return self._gradients_of(copy_to(batch.images, device), copy_to(batch.targets, device))
+
+    def _gradients(self, images, truth):
+        logits = self._shared(images)
+        probabilities = torch.softmax(logits.detach(), 1)
+        logits.backward(loss_gradient(probabilities, truth, **self._loss_settings))
         return probabilities, _take_gradients(self._module)
 
     def forward(self, batch):
@@ -46,10 +56,10 @@ class Replica:
         self.statistics()
         self._module.eval()
         with torch.inference_mode():
-            return torch.softmax(self._module(self._on_device(batch.images)), 1)
+            return self._probabilities_of(copy_to(batch.images, self._workers.device))
 
-    def _on_device(self, array):
-        return torch.as_tensor(array).to(self._workers.device, non_blocking=True)
+    def _probabilities(self, images):
+        return torch.softmax(self._module(images), 1)
 
     @torch.no_grad()
     def statistics(self):

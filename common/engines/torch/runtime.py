@@ -7,6 +7,7 @@ with one OpenMP. Each brings a libgomp.so.1 along, and the one that is loaded fi
 import os
 import platform
 import sys
+import warnings
 
 from common.base.files import UserError
 from common.base.memory import keep_all_freed_memory
@@ -53,6 +54,8 @@ def _configure(torch):
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True  # all batches are of one shape
+    # The backward pass has a thread of its own, where CUDA starts as it should.
+    warnings.filterwarnings("ignore", message="Attempting to run cuBLAS, but there was no current")
 
 
 def reason_of(error):

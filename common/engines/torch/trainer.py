@@ -38,12 +38,12 @@ class Trainer:
         self._seed(0)
         module, attributes = build_module(network, workers.device, options)
         self._weights = module.params
-        self._replica = Replica(module, workers, options.sync_batch_norm)
-        self._loss_settings = {**module.loss_settings}
-        self._loss_settings["grad_scale"] *= options.loss_scale
+        loss_settings = {**module.loss_settings}
+        loss_settings["grad_scale"] *= options.loss_scale
         if options.logit_adjustment is not None:
             adjustment = torch.tensor(options.logit_adjustment, dtype=torch.float32)
-            self._loss_settings["logit_adjustment"] = adjustment.to(workers.device)
+            loss_settings["logit_adjustment"] = adjustment.to(workers.device)
+        self._replica = Replica(module, workers, loss_settings, options.sync_batch_norm)
         images = options.batch_size * workers.num_machines
         # Of the means of all processes' gradients.
         scale = workers.size / (images * options.loss_scale)
@@ -79,7 +79,7 @@ class Trainer:
         Returns:
             a function that waits for the probabilities, `(N, num_classes)`, and returns them.
         """
-        probabilities, gradients = self._replica.forward_backward(batch, **self._loss_settings)
+        probabilities, gradients = self._replica.forward_backward(batch)
         read = _start_reading(probabilities)
         if learning_rate is None:
             self._gradients.keep(gradients)
