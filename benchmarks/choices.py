@@ -1,0 +1,288 @@
+"""Which choice pays: flags of fine-tune.py, each compared with the plain run of the same seed.
+
+    python -m benchmarks.choices                    about five hours on two cores
+    python -m benchmarks.choices --engine torch --gpus 0 --jobs 8      on a GPU
+    python -m benchmarks.choices --variants plain,mixup --seeds 0,1
+    python -m benchmarks.choices --data FOLDER --prepare    makes the pictures and the network alone
+    python -m benchmarks.choices --quick            one seed, one epoch of fewer pictures
+
+The pictures are small grey pieces of sixteen photographs (`benchmarks/pictures.py`); the class is
+the photograph. The 2,441 for training have a long tail: 380 of the first class, a tenth of that of
+the last. The 2,400 for validation are 150 of each class, so that their top-1 accuracy is the mean
+over the classes. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64 pixels.
+
+`pytorch` and `pytorch-adamw` are the same training written plainly in PyTorch
+(`benchmarks/torch_fine_tune.py`), which begins with the same weights and is fed the same batches.
+
+A difference is that between two runs of one seed: the mean over the seeds, and its 95 % confidence
+interval (Student's t). Adds to benchmarks/results/choices.json run by run, and leaves out the runs
+that are there: the same command continues after an interruption.
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import json
+import math
+import os
+import statistics
+import tempfile
+import time
+
+from benchmarks.compare import make_parser, markdown, read_result, write_result
+from benchmarks.learning import call, import_network
+from benchmarks.pictures import write_pictures
+from common.base.files import UserError
+from common.base.script import run_script
+from common.engines.choice import choose
+
+PHOTOGRAPHS = [
+    *("astronaut.png", "brick.png", "camera.png", "cell.png", "chelsea.png", "clock_motion.png"),
+    *("coffee.png", "coins.png", "grass.png", "gravel.png", "hubble_deep_field.jpg", "moon.png"),
+    *("page.png", "retina.jpg", "rocket.jpg", "text.png"),
+]
+LARGEST, SMALLEST = 380, 38  # training pictures of the first class, and of the last
+VALIDATION = 150  # pictures of each class
+EPOCHS = 8
+TRAINING = (
+    "--image-shape 3,64,64 --batch-size 32 --lr 0.02 --mom 0.9 --initial-validation 0 --keep 1"
+    " --data-nthreads 2 --quiet"
+)
+VARIANTS = {  # further flags
+    "plain": "",
+    "mixup": "--mixup 0.2",
+    "cutmix": "--cutmix 1",
+    "rand-augment": "--rand-augment 2,9",
+    "random-erasing": "--random-erasing 0.25",
+    "accumulate": "--accumulate 2 --batch-size 16",
+    "clip-norm": "--clip-norm 1",
+    "label-smoothing": "--label-smoothing 0.1",
+    "ema": "--ema 0.99",
+    "logit-adjustment": "--logit-adjustment 1",
+    "class-balance": "--class-balance 1",
+    "adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
+    "pytorch": "",
+    "pytorch-adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
+}
+PEERS = {"pytorch": "plain", "pytorch-adamw": "adamw"}  # and what they are compared with
+SCORES = ("val_top1", "val_loss")
+# 97.5 % quantile of Student's t with 1, 2, 3, … degrees of freedom.
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+
+def main():
+    args = parse_args()
+    with contextlib.ExitStack() as stack:
+        folder = args.data or os.path.join(stack.enter_context(tempfile.TemporaryDirectory()), "d")
+        prepare(folder, args.quick)
+        if args.prepare:
+            return
+        engine, _, _ = choose(args.engine, args.gpus, "float32", "train")
+        setup = {"engine": engine.NAME, "gpus": args.gpus}
+        result = {"setup": setup, "runs": {}, **read_result("choices", args.quick)}
+        if result["setup"] != setup:
+            raise UserError(
+                "benchmarks/results/choices.json: its runs are of another engine or device; move it"
+                " away, or go on with the same --engine and --gpus"
+            )
+        left = pending(result["runs"], args.seeds, able(args.variants, engine))
+        for (variant, seed), run in measure_all(left, folder, args):
+            result["runs"].setdefault(variant, {})[seed] = run
+            write_result("choices", result, args.quick, versions(engine, args.gpus))
+            print(f"{variant}, seed {seed}: {describe(run)}", flush=True)
+        print(table(result["runs"]))
+
+
+def parse_args():
+    parser = make_parser(__doc__)
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="default: %(default)s")
+    parser.add_argument("--seeds", default="0,1,2,3,4", help="default: %(default)s")
+    parser.add_argument("--engine", default="auto", help="as in fine-tune.py (default: auto)")
+    parser.add_argument("--gpus", default="cpu", help="as in fine-tune.py (default: cpu)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
+    parser.add_argument("--data", metavar="FOLDER", help="pictures and network; made if missing")
+    parser.add_argument("--prepare", action="store_true", help="make the FOLDER of --data, no more")
+    args = parser.parse_args()
+    args.variants, args.seeds = args.variants.split(","), args.seeds.split(",")
+    if args.quick:
+        args.seeds = args.seeds[:1]
+    for variant in args.variants:
+        if variant not in VARIANTS:
+            raise UserError(f"--variants {variant}: must be of {', '.join(VARIANTS)}")
+    if args.prepare and not args.data:
+        raise UserError("--prepare: needs a folder; name it with --data FOLDER")
+    return args
+
+
+def prepare(folder, quick):
+    """Make a folder with the pictures and the network, unless it is there."""
+    if os.path.isdir(folder):
+        return
+    parent = os.path.dirname(os.path.abspath(folder))
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as temporary:
+        made = os.path.join(temporary, "made")
+        os.mkdir(made)
+        share = 10 if quick else 1
+        counts = {
+            "train": [count // share for count in long_tail(len(PHOTOGRAPHS))],
+            "val": [VALIDATION // share] * len(PHOTOGRAPHS),
+        }
+        write_pictures(made, PHOTOGRAPHS, counts)
+        import_network(made)
+        os.rename(made, folder)
+
+
+def long_tail(num_classes):
+    """Return how many training pictures each class has: in geometric progression."""
+    ratio = (SMALLEST / LARGEST) ** (1 / (num_classes - 1))
+    return [round(LARGEST * ratio**label) for label in range(num_classes)]
+
+
+def able(variants, engine):
+    """Return the variants that can run here; print which cannot, and why."""
+    lacking = {}
+    if engine.NAME != "PyTorch":
+        lacking = dict.fromkeys(("adamw", *PEERS), "needs --engine torch")
+    for variant in variants:
+        if variant in lacking:
+            print(f"{variant} is left out: {lacking[variant]}")
+    return [variant for variant in variants if variant not in lacking]
+
+
+def pending(runs, seeds, variants):
+    """Return (variant, seed) of the runs that are not in the results, seed by seed."""
+    wanted = [(variant, seed) for seed in seeds for variant in variants]
+    return [(variant, seed) for variant, seed in wanted if seed not in runs.get(variant, {})]
+
+
+def measure_all(runs, folder, args):
+    """Yield ((variant, seed), what was measured) of every run, as they end."""
+    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+        waiting = {pool.submit(measure, *run, folder, args): run for run in runs}
+        try:
+            for done in concurrent.futures.as_completed(waiting):
+                yield waiting[done], done.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def measure(variant, seed, folder, args):
+    """Train once; return the scores, the first epoch's loss and the time."""
+    epochs = 1 if args.quick else EPOCHS
+    environ = {"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {}
+    with tempfile.TemporaryDirectory() as files:
+        prefix = os.path.join(files, "net")
+        network = os.path.join(folder, "efficientnet-lite0")
+        places = ["--data-dir", folder, "--pretrained-model", network, "--gpus", args.gpus]
+        schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", str(max(1, epochs - 1))]
+        flags = [*places, *TRAINING.split(), *schedule, "--seed", seed, *VARIANTS[variant].split()]
+        start = time.perf_counter()
+        if variant in PEERS:
+            said = call("-m", "benchmarks.torch_fine_tune", *flags, **environ)
+            scores = json.loads(said.splitlines()[-1])
+        else:
+            flags += ["--engine", args.engine]
+            call("fine-tune.py", *flags, "--model-prefix", prefix, **environ)
+            rows = read_log(prefix)
+            if variant == "ema":
+                rows.append(validate_average(prefix, flags, epochs, environ))
+            scores = {name: float(rows[-1][name]) for name in SCORES}
+            scores["first_loss"] = float(rows[0]["loss"])
+        return {**scores, "seconds": time.perf_counter() - start}
+
+
+def validate_average(prefix, flags, epochs, environ):
+    """Return the row of the log that validates the average: a run with no epoch left."""
+    way_on = ["--load-epoch", str(epochs), "--initial-validation", "1", "--ema", "0"]
+    call("fine-tune.py", *flags, *way_on, "--model-prefix", f"{prefix}-ema", **environ)
+    return read_log(f"{prefix}-ema")[-1]
+
+
+def read_log(prefix):
+    """Return the rows of a run's log."""
+    with open(f"{prefix}-log.csv", newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def versions(engine, gpus):
+    """Return what computes: the engine's versions, and the GPU's name."""
+    found = engine.versions()
+    if gpus != "cpu":
+        described = engine.describe().items()
+        found.update({title: name.split(",")[0] for title, name in described if "GPU" in title})
+    return found
+
+
+def describe(run):
+    return f"{100 * run['val_top1']:.1f} %, loss {run['val_loss']:.3f}, {run['seconds']:.0f} s"
+
+
+# --- The table ----------------------------------------------------------------------------------
+
+
+def table(runs):
+    """Return the table in Markdown: a row for each variant, and how far it is from its peer."""
+    rows = [row(variant, runs) for variant in VARIANTS if variant in runs]
+    header = ["flags", "seeds", "val top-1, %", "difference, points", "val loss", "difference"]
+    parts = [markdown(header, rows)]
+    for peer, ours in PEERS.items():
+        gaps = differences(runs, peer, "first_loss")
+        if gaps:
+            parts.append(
+                f"Training loss of the first epoch, {words(peer)}, and ours: they differ by at most"
+                f" {max(map(abs, gaps)):.2g} in {len(gaps)} seeds (`{ours}`)."
+            )
+    return "\n\n".join(parts)
+
+
+def row(variant, runs):
+    """Return the cells of a variant: its scores, and their differences with intervals."""
+    cells = [words(variant), len(runs[variant])]
+    for score, factor, digits in (("val_top1", 100, 1), ("val_loss", 1, 3)):
+        values = [factor * run[score] for run in runs[variant].values()]
+        gaps = [factor * gap for gap in differences(runs, variant, score)]
+        cells += [told(*interval(values), digits), told_difference(gaps, digits)]
+    return cells
+
+
+def words(variant):
+    """Return what the table calls a variant."""
+    flags = f"`{VARIANTS[variant]}`" if VARIANTS[variant] else "plain"
+    return f"PyTorch, {flags}" if variant in PEERS else flags
+
+
+def told(mean, half, digits, sign=""):
+    """Return "64.3 ± 1.6"; without an interval, of one seed, "64.3"."""
+    return f"{mean:{sign}.{digits}f}" + ("" if math.isnan(half) else f" ± {half:.{digits}f}")
+
+
+def told_difference(gaps, digits):
+    """Return the mean difference and its interval; bold where the interval excludes 0."""
+    if not gaps:
+        return ""
+    mean, half = interval(gaps)
+    text = told(mean, half, digits, "+")
+    return f"**{text}**" if abs(mean) > half else text
+
+
+def differences(runs, variant, score):
+    """Return what a variant's score is more than its reference's, for each seed of both."""
+    if variant == "plain" or variant not in runs:
+        return []
+    reference, ours = runs.get(PEERS.get(variant, "plain"), {}), runs[variant]
+    return [ours[seed][score] - reference[seed][score] for seed in ours if seed in reference]
+
+
+def interval(values):
+    """Return the mean of some numbers, and half of its 95 % confidence interval (NaN of one)."""
+    mean, freedom = statistics.mean(values), len(values) - 1
+    if not freedom:
+        return mean, math.nan
+    t = STUDENT_T[min(freedom, len(STUDENT_T)) - 1]  # beyond the table: a bit too wide
+    return mean, t * statistics.stdev(values) / math.sqrt(len(values))
+
+
+if __name__ == "__main__":
+    run_script(main)

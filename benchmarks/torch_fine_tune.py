@@ -1,0 +1,128 @@
+"""The training of fine-tune.py, written plainly in PyTorch, on the same batches.
+
+    python -m benchmarks.torch_fine_tune FLAGS    those of fine-tune.py; prints the scores as JSON
+
+`benchmarks/choices.py` starts it. The network is EfficientNet-Lite0 as one would write it
+(`tests/torch_reference.py`), with the pretrained weights of `--pretrained-model` and the new head
+that `--seed` draws; the optimizer is `torch.optim`'s. Images, their order and their augmentation
+are the loader's. One semantic difference is left: BatchNorm blends the unbiased variance into its
+statistics, this project and MXNet the biased one.
+"""
+
+import importlib
+import json
+import math
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from common.base.memory import keep_all_freed_memory
+from common.base.script import run_script
+from common.networks import checkpoint
+from common.training import batches
+from common.training.schedule import parse_step_epochs
+from tests.torch_reference import Lite0
+
+MEAN, STD = 127, 128  # of the input, as these weights were trained
+ARRAYS = {  # of a layer: PyTorch's name, and the ending of ours
+    torch.nn.Conv2d: {"weight": "weight"},
+    torch.nn.BatchNorm2d: {
+        "weight": "gamma",
+        "bias": "beta",
+        "running_mean": "moving_mean",
+        "running_var": "moving_var",
+    },
+}
+
+
+def main():
+    args = importlib.import_module("fine-tune").parse_args()
+    keep_all_freed_memory()
+    torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in ours
+    device = torch.device("cpu" if args.gpus in ("", "cpu") else f"cuda:{args.gpus}")
+    data = batches.open_batches(args)
+    try:
+        network = make_network(args.pretrained_model, data.num_classes, args.seed)
+        network.to(device, memory_format=torch.channels_last)
+        first_loss = train(network, data.train, args, device)
+        print(json.dumps({"first_loss": first_loss, **validate(network, data.val, device)}))
+    finally:
+        data.close()
+
+
+@torch.no_grad()
+def make_network(prefix, num_classes, seed):
+    """Return the pretrained network with a new head: what ours begins with."""
+    network, ours = Lite0(tensorflow=True, num_classes=num_classes), checkpoint.load(prefix, 0)
+    arrays = {**ours.params, **ours.stats}
+    operators = ("Convolution", "BatchNorm")
+    names = [node["name"] for node in ours.graph["nodes"] if node["op"] in operators]
+    names.remove("bn_data")  # the normalisation of the input
+    layers = [layer for layer in network.modules() if type(layer) in ARRAYS]
+    if len(names) != len(layers):
+        raise ValueError(f"{prefix}: has {len(names)} layers, not {len(layers)}")
+    for name, layer in zip(names, layers):
+        for theirs, mine in ARRAYS[type(layer)].items():
+            getattr(layer, theirs).copy_(torch.from_numpy(arrays[f"{name}_{mine}"]))
+    weight = network.classifier.weight
+    drawn = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed))
+    weight.copy_(drawn * math.sqrt(2 / weight.shape[1]))
+    torch.nn.init.zeros_(network.classifier.bias)
+    return network
+
+
+def make_optimizer(network, args):
+    """Return torch.optim's: AdamW decays the weights alone, no biases and no BatchNorm."""
+    if args.optimizer == "adamw":
+        params = list(network.parameters())
+        groups = [
+            {"params": [param for param in params if param.dim() > 1], "weight_decay": args.wd},
+            {"params": [param for param in params if param.dim() == 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=args.lr)
+    return torch.optim.SGD(network.parameters(), lr=args.lr, momentum=args.mom)
+
+
+def train(network, loader, args, device):
+    """Train all epochs; return the mean loss of the first one's images."""
+    optimizer = make_optimizer(network, args)
+    steps = parse_step_epochs(args.lr_step_epochs)
+    first_losses = []
+    for epoch in range(args.num_epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * args.lr_factor ** sum(step <= epoch for step in steps)
+        loader.set_epoch(epoch)
+        network.train()
+        for batch in loader:
+            logits, labels = compute(network, batch, device)
+            losses = cross_entropy(logits, labels, reduction="none")
+            optimizer.zero_grad()
+            losses.mean().backward()
+            optimizer.step()
+            if epoch == 0:
+                first_losses.append(losses.detach()[: len(labels) - batch.pad])
+    return torch.cat(first_losses).mean().item()
+
+
+@torch.inference_mode()
+def validate(network, loader, device):
+    """Return the scores of the validation images."""
+    network.eval()
+    losses, right = [], []
+    for batch in loader:
+        logits, labels = compute(network, batch, device)
+        size = len(labels) - batch.pad
+        losses.append(cross_entropy(logits, labels, reduction="none")[:size])
+        right.append((logits.argmax(1) == labels)[:size].float())
+    return {"val_top1": torch.cat(right).mean().item(), "val_loss": torch.cat(losses).mean().item()}
+
+
+def compute(network, batch, device):
+    """Return the logits of a batch, and its labels on the device."""
+    images = (torch.from_numpy(batch.images).to(device).float() - MEAN) / STD
+    labels = torch.from_numpy(batch.labels).to(device).long()
+    return network(images.contiguous(memory_format=torch.channels_last)), labels
+
+
+if __name__ == "__main__":
+    run_script(main)
