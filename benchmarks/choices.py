@@ -1,6 +1,6 @@
 """Which choice pays: flags of fine-tune.py, each compared with the plain run of the same seed.
 
-    python -m benchmarks.choices                    about five hours on two cores
+    python -m benchmarks.choices                    about four hours on two cores
     python -m benchmarks.choices --engine torch --gpus 0 --jobs 8      on a GPU
     python -m benchmarks.choices --variants plain,mixup --seeds 0,1
     python -m benchmarks.choices --data FOLDER --prepare    makes the pictures and the network alone
@@ -13,6 +13,7 @@ over the classes. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64 pix
 
 `pytorch` and `pytorch-adamw` are the same training written plainly in PyTorch
 (`benchmarks/torch_fine_tune.py`), which begins with the same weights and is fed the same batches.
+`pytorch-nchw` is `pytorch` with its arrays in another order in memory: what rounding alone changes.
 
 A difference is that between two runs of one seed: the mean over the seeds, and its 95 % confidence
 interval (Student's t). Adds to benchmarks/results/choices.json run by run, and leaves out the runs
@@ -62,9 +63,14 @@ VARIANTS = {  # further flags
     "class-balance": "--class-balance 1",
     "adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
     "pytorch": "",
+    "pytorch-nchw": "",
     "pytorch-adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
 }
-PEERS = {"pytorch": "plain", "pytorch-adamw": "adamw"}  # and what they are compared with
+PEERS = {  # in PyTorch: (what each is compared with, the order of its arrays)
+    "pytorch": ("plain", "nhwc"),
+    "pytorch-nchw": ("pytorch", "nchw"),
+    "pytorch-adamw": ("adamw", "nhwc"),
+}
 SCORES = ("val_top1", "val_loss")
 # 97.5 % quantile of Student's t with 1, 2, 3, … degrees of freedom.
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -169,7 +175,7 @@ def measure_all(runs, folder, args):
 
 
 def measure(variant, seed, folder, args):
-    """Train once; return the scores, the first epoch's loss and the time."""
+    """Train once; return the scores and the time."""
     epochs = 1 if args.quick else EPOCHS
     environ = {"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {}
     with tempfile.TemporaryDirectory() as files:
@@ -180,30 +186,31 @@ def measure(variant, seed, folder, args):
         flags = [*places, *TRAINING.split(), *schedule, "--seed", seed, *VARIANTS[variant].split()]
         start = time.perf_counter()
         if variant in PEERS:
-            said = call("-m", "benchmarks.torch_fine_tune", *flags, **environ)
+            layout = PEERS[variant][1]
+            said = call("-m", "benchmarks.torch_fine_tune", layout, *flags, **environ)
             scores = json.loads(said.splitlines()[-1])
         else:
             flags += ["--engine", args.engine]
             call("fine-tune.py", *flags, "--model-prefix", prefix, **environ)
-            rows = read_log(prefix)
             if variant == "ema":
-                rows.append(validate_average(prefix, flags, epochs, environ))
-            scores = {name: float(rows[-1][name]) for name in SCORES}
-            scores["first_loss"] = float(rows[0]["loss"])
+                prefix = validate_average(prefix, flags, epochs, environ)
+            scores = last_scores(prefix)
         return {**scores, "seconds": time.perf_counter() - start}
 
 
 def validate_average(prefix, flags, epochs, environ):
-    """Return the row of the log that validates the average: a run with no epoch left."""
+    """Validate the average of the weights, by a run with no epoch left; return its prefix."""
+    prefix = f"{prefix}-ema"
     way_on = ["--load-epoch", str(epochs), "--initial-validation", "1", "--ema", "0"]
-    call("fine-tune.py", *flags, *way_on, "--model-prefix", f"{prefix}-ema", **environ)
-    return read_log(f"{prefix}-ema")[-1]
+    call("fine-tune.py", *flags, *way_on, "--model-prefix", prefix, **environ)
+    return prefix
 
 
-def read_log(prefix):
-    """Return the rows of a run's log."""
+def last_scores(prefix):
+    """Return the scores in the last row of a run's log."""
     with open(f"{prefix}-log.csv", newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+        *_, last = csv.DictReader(stream)
+    return {name: float(last[name]) for name in SCORES}
 
 
 def versions(engine, gpus):
@@ -223,23 +230,16 @@ def describe(run):
 
 
 def table(runs):
-    """Return the table in Markdown: a row for each variant, and how far it is from its peer."""
+    """Return the table in Markdown: a row for each variant, and how far it is from another one."""
     rows = [row(variant, runs) for variant in VARIANTS if variant in runs]
-    header = ["flags", "seeds", "val top-1, %", "difference, points", "val loss", "difference"]
-    parts = [markdown(header, rows)]
-    for peer, ours in PEERS.items():
-        gaps = differences(runs, peer, "first_loss")
-        if gaps:
-            parts.append(
-                f"Training loss of the first epoch, {words(peer)}, and ours: they differ by at most"
-                f" {max(map(abs, gaps)):.2g} in {len(gaps)} seeds (`{ours}`)."
-            )
-    return "\n\n".join(parts)
+    header = ["what", "compared with", "seeds", "val top-1, %", "difference, points"]
+    return markdown([*header, "val loss", "difference"], rows)
 
 
 def row(variant, runs):
     """Return the cells of a variant: its scores, and their differences with intervals."""
-    cells = [words(variant), len(runs[variant])]
+    reference = compared_with(variant)
+    cells = [words(variant), words(reference) if reference else "", len(runs[variant])]
     for score, factor, digits in (("val_top1", 100, 1), ("val_loss", 1, 3)):
         values = [factor * run[score] for run in runs[variant].values()]
         gaps = [factor * gap for gap in differences(runs, variant, score)]
@@ -249,8 +249,13 @@ def row(variant, runs):
 
 def words(variant):
     """Return what the table calls a variant."""
-    flags = f"`{VARIANTS[variant]}`" if VARIANTS[variant] else "plain"
-    return f"PyTorch, {flags}" if variant in PEERS else flags
+    name = f"`{VARIANTS[variant]}`" if VARIANTS[variant] else "plain"
+    return f"{name}, PyTorch in {PEERS[variant][1].upper()}" if variant in PEERS else name
+
+
+def compared_with(variant):
+    """Return the variant that this one is compared with; None for the plain run."""
+    return None if variant == "plain" else PEERS.get(variant, ("plain",))[0]
 
 
 def told(mean, half, digits, sign=""):
@@ -269,9 +274,7 @@ def told_difference(gaps, digits):
 
 def differences(runs, variant, score):
     """Return what a variant's score is more than its reference's, for each seed of both."""
-    if variant == "plain" or variant not in runs:
-        return []
-    reference, ours = runs.get(PEERS.get(variant, "plain"), {}), runs[variant]
+    reference, ours = runs.get(compared_with(variant), {}), runs[variant]
     return [ours[seed][score] - reference[seed][score] for seed in ours if seed in reference]
 
 

@@ -1,6 +1,10 @@
 """The training of fine-tune.py, written plainly in PyTorch, on the same batches.
 
-    python -m benchmarks.torch_fine_tune FLAGS    those of fine-tune.py; prints the scores as JSON
+    python -m benchmarks.torch_fine_tune nhwc FLAGS    prints the scores as JSON
+
+FLAGS are those of fine-tune.py; nhwc or nchw is the order of the arrays in memory, which decides
+how sums are rounded.
+
 
 `benchmarks/choices.py` starts it. The network is EfficientNet-Lite0 as one would write it
 (`tests/torch_reference.py`), with the pretrained weights of `--pretrained-model` and the new head
@@ -12,6 +16,7 @@ statistics, this project and MXNet the biased one.
 import importlib
 import json
 import math
+import sys
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -23,6 +28,7 @@ from common.training import batches
 from common.training.schedule import parse_step_epochs
 from tests.torch_reference import Lite0
 
+LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 MEAN, STD = 127, 128  # of the input, as these weights were trained
 ARRAYS = {  # of a layer: PyTorch's name, and the ending of ours
     torch.nn.Conv2d: {"weight": "weight"},
@@ -36,6 +42,7 @@ ARRAYS = {  # of a layer: PyTorch's name, and the ending of ours
 
 
 def main():
+    layout = LAYOUTS[sys.argv.pop(1)]
     args = importlib.import_module("fine-tune").parse_args()
     keep_all_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in ours
@@ -43,9 +50,9 @@ def main():
     data = batches.open_batches(args)
     try:
         network = make_network(args.pretrained_model, data.num_classes, args.seed)
-        network.to(device, memory_format=torch.channels_last)
-        first_loss = train(network, data.train, args, device)
-        print(json.dumps({"first_loss": first_loss, **validate(network, data.val, device)}))
+        network.to(device, memory_format=layout)
+        train(network, data.train, args)
+        print(json.dumps(validate(network, data.val)))
     finally:
         data.close()
 
@@ -83,45 +90,41 @@ def make_optimizer(network, args):
     return torch.optim.SGD(network.parameters(), lr=args.lr, momentum=args.mom)
 
 
-def train(network, loader, args, device):
-    """Train all epochs; return the mean loss of the first one's images."""
+def train(network, loader, args):
+    """Train all epochs."""
     optimizer = make_optimizer(network, args)
     steps = parse_step_epochs(args.lr_step_epochs)
-    first_losses = []
     for epoch in range(args.num_epochs):
         for group in optimizer.param_groups:
             group["lr"] = args.lr * args.lr_factor ** sum(step <= epoch for step in steps)
         loader.set_epoch(epoch)
         network.train()
         for batch in loader:
-            logits, labels = compute(network, batch, device)
-            losses = cross_entropy(logits, labels, reduction="none")
+            loss = cross_entropy(*compute(network, batch))
             optimizer.zero_grad()
-            losses.mean().backward()
+            loss.backward()
             optimizer.step()
-            if epoch == 0:
-                first_losses.append(losses.detach()[: len(labels) - batch.pad])
-    return torch.cat(first_losses).mean().item()
 
 
 @torch.inference_mode()
-def validate(network, loader, device):
+def validate(network, loader):
     """Return the scores of the validation images."""
     network.eval()
     losses, right = [], []
     for batch in loader:
-        logits, labels = compute(network, batch, device)
+        logits, labels = compute(network, batch)
         size = len(labels) - batch.pad
         losses.append(cross_entropy(logits, labels, reduction="none")[:size])
         right.append((logits.argmax(1) == labels)[:size].float())
     return {"val_top1": torch.cat(right).mean().item(), "val_loss": torch.cat(losses).mean().item()}
 
 
-def compute(network, batch, device):
-    """Return the logits of a batch, and its labels on the device."""
-    images = (torch.from_numpy(batch.images).to(device).float() - MEAN) / STD
-    labels = torch.from_numpy(batch.labels).to(device).long()
-    return network(images.contiguous(memory_format=torch.channels_last)), labels
+def compute(network, batch):
+    """Return the logits of a batch, and its labels on the same device."""
+    weight = network.conv_stem.weight
+    images = (torch.from_numpy(batch.images).to(weight.device).float() - MEAN) / STD
+    labels = torch.from_numpy(batch.labels).to(weight.device).long()
+    return network(images), labels
 
 
 if __name__ == "__main__":
