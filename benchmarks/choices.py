@@ -23,15 +23,17 @@ that are there: the same command continues after an interruption.
 import concurrent.futures
 import contextlib
 import csv
-import json
+import importlib
 import math
+import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 
 from benchmarks.compare import make_parser, markdown, read_result, write_result
-from benchmarks.learning import call, import_network
+from benchmarks.learning import import_network
 from benchmarks.pictures import write_pictures
 from common.base.files import UserError
 from common.base.script import run_script
@@ -46,7 +48,7 @@ LARGEST, SMALLEST = 380, 38  # training pictures of the first class, and of the 
 VALIDATION = 150  # pictures of each class
 EPOCHS = 8
 TRAINING = (
-    "--image-shape 3,64,64 --batch-size 32 --lr 0.02 --mom 0.9 --initial-validation 0 --keep 1"
+    "--image-shape 3,64,64 --batch-size 64 --lr 0.04 --mom 0.9 --initial-validation 0 --keep 1"
     " --data-nthreads 2 --quiet"
 )
 VARIANTS = {  # further flags
@@ -55,7 +57,7 @@ VARIANTS = {  # further flags
     "cutmix": "--cutmix 1",
     "rand-augment": "--rand-augment 2,9",
     "random-erasing": "--random-erasing 0.25",
-    "accumulate": "--accumulate 2 --batch-size 16",
+    "accumulate": "--accumulate 2 --batch-size 32",
     "clip-norm": "--clip-norm 1",
     "label-smoothing": "--label-smoothing 0.1",
     "ema": "--ema 0.99",
@@ -163,8 +165,14 @@ def pending(runs, seeds, variants):
 
 
 def measure_all(runs, folder, args):
-    """Yield ((variant, seed), what was measured) of every run, as they end."""
-    with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+    """Yield ((variant, seed), what was measured) of every run, as they end.
+
+    Each of the processes makes one run after the other, and starts its engine once.
+    """
+    if args.jobs > 1:
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the processes, which load their engine anew
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(args.jobs, context) as pool:
         waiting = {pool.submit(measure, *run, folder, args): run for run in runs}
         try:
             for done in concurrent.futures.as_completed(waiting):
@@ -177,32 +185,39 @@ def measure_all(runs, folder, args):
 def measure(variant, seed, folder, args):
     """Train once; return the scores and the time."""
     epochs = 1 if args.quick else EPOCHS
-    environ = {"OMP_NUM_THREADS": "1"} if args.jobs > 1 else {}
     with tempfile.TemporaryDirectory() as files:
         prefix = os.path.join(files, "net")
         network = os.path.join(folder, "efficientnet-lite0")
         places = ["--data-dir", folder, "--pretrained-model", network, "--gpus", args.gpus]
-        schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", str(max(1, epochs - 1))]
+        steps = str(epochs - 1) if epochs > 1 else ""
+        schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", steps]
         flags = [*places, *TRAINING.split(), *schedule, "--seed", seed, *VARIANTS[variant].split()]
         start = time.perf_counter()
         if variant in PEERS:
-            layout = PEERS[variant][1]
-            said = call("-m", "benchmarks.torch_fine_tune", layout, *flags, **environ)
-            scores = json.loads(said.splitlines()[-1])
+            from benchmarks import torch_fine_tune  # here: it needs PyTorch
+
+            parsed = with_flags(flags).parse_args()
+            scores = torch_fine_tune.fine_tune(parsed, PEERS[variant][1])
         else:
             flags += ["--engine", args.engine]
-            call("fine-tune.py", *flags, "--model-prefix", prefix, **environ)
+            with_flags([*flags, "--model-prefix", prefix]).main()
             if variant == "ema":
-                prefix = validate_average(prefix, flags, epochs, environ)
+                prefix = validate_average(prefix, flags, epochs)
             scores = last_scores(prefix)
         return {**scores, "seconds": time.perf_counter() - start}
 
 
-def validate_average(prefix, flags, epochs, environ):
+def with_flags(flags):
+    """Return fine-tune.py as a module that is about to read these flags."""
+    sys.argv = ["fine-tune.py", *flags]
+    return importlib.import_module("fine-tune")
+
+
+def validate_average(prefix, flags, epochs):
     """Validate the average of the weights, by a run with no epoch left; return its prefix."""
     prefix = f"{prefix}-ema"
-    way_on = ["--load-epoch", str(epochs), "--initial-validation", "1", "--ema", "0"]
-    call("fine-tune.py", *flags, *way_on, "--model-prefix", prefix, **environ)
+    way_on = f"--load-epoch {epochs} --initial-validation 1 --ema 0 --mom 0".split()
+    with_flags([*flags, *way_on, "--model-prefix", prefix]).main()
     return prefix
 
 

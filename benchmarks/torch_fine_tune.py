@@ -1,33 +1,24 @@
 """The training of fine-tune.py, written plainly in PyTorch, on the same batches.
 
-    python -m benchmarks.torch_fine_tune nhwc FLAGS    prints the scores as JSON
-
-FLAGS are those of fine-tune.py; nhwc or nchw is the order of the arrays in memory, which decides
-how sums are rounded.
-
-
-`benchmarks/choices.py` starts it. The network is EfficientNet-Lite0 as one would write it
+The peer of `benchmarks/choices.py`. The network is EfficientNet-Lite0 as one would write it
 (`tests/torch_reference.py`), with the pretrained weights of `--pretrained-model` and the new head
 that `--seed` draws; the optimizer is `torch.optim`'s. Images, their order and their augmentation
 are the loader's. One semantic difference is left: BatchNorm blends the unbiased variance into its
 statistics, this project and MXNet the biased one.
 """
 
-import importlib
-import json
 import math
-import sys
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from common.base.memory import keep_all_freed_memory
-from common.base.script import run_script
 from common.networks import checkpoint
 from common.training import batches
 from common.training.schedule import parse_step_epochs
 from tests.torch_reference import Lite0
 
+# The order of arrays in memory, which decides how sums are rounded.
 LAYOUTS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}
 MEAN, STD = 127, 128  # of the input, as these weights were trained
 ARRAYS = {  # of a layer: PyTorch's name, and the ending of ours
@@ -41,18 +32,18 @@ ARRAYS = {  # of a layer: PyTorch's name, and the ending of ours
 }
 
 
-def main():
-    layout = LAYOUTS[sys.argv.pop(1)]
-    args = importlib.import_module("fine-tune").parse_args()
+def fine_tune(args, layout):
+    """Train and validate by the flags of fine-tune.py; return `{"val_top1": …, "val_loss": …}`."""
     keep_all_freed_memory()
     torch.backends.cudnn.allow_tf32 = False  # float32 means float32, as in ours
+    torch.backends.cudnn.benchmark = True
     device = torch.device("cpu" if args.gpus in ("", "cpu") else f"cuda:{args.gpus}")
     data = batches.open_batches(args)
     try:
         network = make_network(args.pretrained_model, data.num_classes, args.seed)
-        network.to(device, memory_format=layout)
+        network.to(device, memory_format=LAYOUTS[layout])
         train(network, data.train, args)
-        print(json.dumps(validate(network, data.val)))
+        return validate(network, data.val)
     finally:
         data.close()
 
@@ -125,7 +116,3 @@ def compute(network, batch):
     images = (torch.from_numpy(batch.images).to(weight.device).float() - MEAN) / STD
     labels = torch.from_numpy(batch.labels).to(weight.device).long()
     return network(images), labels
-
-
-if __name__ == "__main__":
-    run_script(main)
