@@ -15,18 +15,13 @@ augmentation and the new weights. Adds to benchmarks/results/momentum.json, seed
 """
 
 import csv
-import importlib.util
 import os
 import statistics
 import tempfile
 
-import cv2
-import numpy as np
-
 from benchmarks.compare import make_parser, read_result, write_result
 from benchmarks.learning import call, import_network
-from benchmarks.made_up import encode, write_records
-from common.base.files import UserError
+from benchmarks.pictures import write_pictures
 from common.base.script import run_script
 
 PHOTOGRAPHS = [
@@ -34,8 +29,6 @@ PHOTOGRAPHS = [
     *("grass.png", "gravel.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg"),
 ]
 PIECES = {"train": 120, "val": 60}  # of each photograph
-SIDE = 72  # pixels of a picture
-NOISE = 6  # standard deviation, of 255
 SCORES = ("val_top1", "val_loss")  # columns of the log
 
 RULES = {  # the value of --momentum-correction, and what it does
@@ -48,7 +41,7 @@ def main():
     args = parse_args()
     with tempfile.TemporaryDirectory() as folder:
         network = import_network(folder)
-        write_pictures(folder, args.quick)
+        write_pieces(folder, args.quick)
         for seed in args.seeds:
             runs = measure(seed, folder, network, epochs=2 if args.quick else 4)
             keep(seed, runs, args.quick)
@@ -64,34 +57,11 @@ def parse_args():
     return args
 
 
-def write_pictures(folder, quick):
+def write_pieces(folder, quick):
     """Write train.rec and val.rec."""
-    found = importlib.util.find_spec("skimage")
-    if found is None:
-        raise UserError(
-            "the photographs are not installed; run: python -m pip install --no-deps"
-            " -r requirements/test-photographs.txt"
-        )
-    paths = [os.path.join(os.path.dirname(found.origin), "data", name) for name in PHOTOGRAPHS]
-    photographs = [cv2.imread(path, cv2.IMREAD_GRAYSCALE) for path in paths]
-    for part, count in PIECES.items():
-        rng = np.random.default_rng(len(part))
-        labels = list(range(len(photographs))) * (count // 10 if quick else count)
-        pictures = [encode(cut_piece(photographs[label], part, rng)) for label in labels]
-        write_records(os.path.join(folder, part), pictures, labels)
-
-
-def cut_piece(photograph, part, rng):
-    """Return a random piece of the part, enlarged to `(SIDE, SIDE)`, with noise in it."""
-    height, width = photograph.shape
-    side = int(rng.integers(24, 56))
-    border = width * 3 // 5
-    top = rng.integers(0, height - side)
-    left = rng.integers(0, border - side) if part == "train" else rng.integers(border, width - side)
-    piece = photograph[top : top + side, left : left + side].astype(np.float32)
-    piece += rng.normal(0, NOISE, piece.shape).astype(np.float32)
-    piece = cv2.resize(piece, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC)
-    return np.clip(piece, 0, 255).astype(np.uint8)
+    counts = {part: count // 10 if quick else count for part, count in PIECES.items()}
+    counts = {part: [count] * len(PHOTOGRAPHS) for part, count in counts.items()}
+    write_pictures(folder, PHOTOGRAPHS, counts)
 
 
 def measure(seed, folder, network, epochs):

@@ -2,9 +2,9 @@
 
     python -m benchmarks.plan --engine torch --gpu-rate 400 --cores 48 --network 25
 
-The rates of a core that packs or feeds are measured (benchmarks/results/scaling.json), and so is the
-rate of an H100 that trains with PyTorch (gpu.json). All other rates of GPUs and the bandwidth of the
-network are assumptions: give your own numbers.
+The rates of a core that packs or feeds are measured (benchmarks/results/scaling.json), and so is
+the rate of an H100 that trains with PyTorch (gpu.json). All other rates of GPUs and the bandwidth
+of the network are assumptions: give your own numbers.
 """
 
 import statistics

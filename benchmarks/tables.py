@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, momentum, plan
+from benchmarks import charts, choices, momentum, plan
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -43,6 +43,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "processes": "python -m benchmarks.processes",
     "learning": "python -m benchmarks.learning",
     "momentum": "python -m benchmarks.momentum",
+    "choices": "python -m benchmarks.choices",
 }
 HIGHLIGHTS = {"packing": -1, "feeding": 0, "training": -1}  # which comparisons the README shows
 INSTRUCTIONS = {
@@ -245,6 +246,11 @@ def _scores(top1, loss, sign=""):
     return f"{top1[0]:{sign}.1f} ± {top1[1]:.1f}", f"{loss[0]:{sign}.3f} ± {loss[1]:.3f}"
 
 
+def choices_table(results, sources):
+    """A row for each flag of training: its scores, and what it changes."""
+    return choices.table(results["choices"]["runs"])
+
+
 def profile_table(results, sources):
     """A row for each group of operators: milliseconds a step, and how much faster ours is."""
     first, *ours = results["training_profile"]["milliseconds"].items()
@@ -297,6 +303,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "gpu": (gpu_table, None, ["gpu"]),
     "rates": (plan.rates_table, None, ["scaling", "lists", "merge", "gpu"]),
     "plan": (plan.plan_table, None, ["scaling", "gpu"]),
+    "choices": (choices_table, None, ["choices"]),
 }
 
 
