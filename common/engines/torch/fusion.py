@@ -10,11 +10,12 @@ import math
 from collections import Counter
 
 from common.engines.torch import layers, operators
+from common.engines.torch.attributes import Attributes
 from common.engines.torch.runtime import torch
 
 _onednn = torch.ops.mkldnn
 # Operators whose output is new memory that nobody but their readers looks at.
-_FRESH = ("BatchNorm", "Convolution", "Pooling", "elemwise_add")
+_FRESH = ("BatchNorm", "Convolution", "Pooling", "clamp", "elemwise_add")
 # Others that read without giving the same memory to their own readers, as Flatten and _copy do.
 _READING = (*_FRESH, "Activation", "Concat", "FullyConnected")
 
@@ -37,6 +38,7 @@ def prepare(module, shapes, dtype, use_onednn):
     with torch.no_grad():
         fold_batch_norms(module)
         if use_onednn:
+            _join_norms(module, dtype)
             make = functools.partial(_PackedConvolution, dtype=getattr(torch, dtype))
             pack_convolutions(module, shapes, make)
         else:
@@ -92,6 +94,86 @@ def numbers_of(module, norm):
     gamma, beta, mean, var = (arrays[module.plan.variables[node]] for node, _ in norm.inputs[1:])
     scale = (var + norm.compute.eps).rsqrt()
     return scale * gamma if norm.compute.has_gamma else scale, beta, mean
+
+
+# --- Batch norms before ReLUs, in one pass over the memory ----------------------------------------
+
+
+def _join_norms(module, dtype):
+    """Compute the batch norms that are left together with the ReLUs that alone read them."""
+    plan = module.plan
+    reading = {}
+    for step in plan.steps:
+        for entry in step.inputs:
+            reading.setdefault(entry, []).append(step)
+    for norm in [*plan.steps]:
+        readers = reading.get((norm.node, 0), [])
+        if norm.op != "BatchNorm" or norm.compute.axis != 1 or len(readers) != 1:
+            continue
+        relu = readers[0]
+        if relu.op != "Activation" or relu.compute is not torch.relu:
+            continue
+        convolutions = reading.get((relu.node, 0), [])
+        takes_it = [_takes_numbers(step, (relu.node, 0), reading) for step in convolutions]
+        if dtype == "float32" and takes_it and all(takes_it) and plan.output != (relu.node, 0):
+            _clamp(module, norm, relu, convolutions)
+        elif dtype == "bfloat16":
+            _scale_by_convolution(module, norm)
+
+
+def _takes_numbers(step, entry, reading):
+    """Return whether a convolution of `entry` can scale and shift its channels by itself."""
+    if step.op != "Convolution" or step.inputs[0] != entry or entry in step.inputs[1:]:
+        return False
+    _, _, _, padding = layers.windows(step.attributes)
+    is_dense = step.attributes.integer("num_group", 1) == 1
+    return is_dense and not any(padding) and all(len(reading[i]) == 1 for i in step.inputs[1:])
+
+
+def _clamp(module, norm, relu, convolutions):
+    """Clamp in place of a norm and its ReLU; the convolutions behind them do the rest.
+
+    Where the scale s is positive, relu(s * x + b) is s * max(x, -b / s) + b; where it is negative,
+    s * min(x, -b / s) + b. The weights take s, and the bias b: zeros of padding would lack it.
+    """
+    scale, beta, mean = numbers_of(module, norm)
+    shift = beta - mean * scale
+    bound = -shift / scale
+    low = torch.where(scale > 0, bound, -math.inf)
+    high = torch.where(scale < 0, bound, math.inf)
+    is_constant = ~bound.isfinite()  # a scale of 0
+    low[is_constant] = high[is_constant] = 0
+    scale = torch.where(is_constant, 0, scale)
+    shift = torch.where(is_constant, shift.relu(), shift)
+    low, high = (bound.reshape(1, -1, *(1,) * 2) for bound in (low, high))
+    for step in convolutions:
+        _scale_and_shift(module, step, scale, shift)
+    norm.op, norm.inputs, norm.node = "clamp", norm.inputs[:1], relu.node
+    norm.compute = functools.partial(torch.clamp, min=low, max=high)
+    module.plan.steps.remove(relu)
+
+
+def _scale_and_shift(module, convolution, scale, shift):
+    """Let a convolution compute what it would of `scale * input + shift`."""
+    names = [module.plan.variables[node] for node, _ in convolution.inputs[1:]]
+    weight = module.params[names[0]]
+    added = weight.sum(tuple(range(2, weight.ndim))) @ shift
+    weight.mul_(scale.reshape(1, -1, *(1,) * (weight.ndim - 2)))
+    if len(names) > 1:
+        module.params[names[1]].add_(added)
+    else:
+        entry = module.add(f"{convolution.name}_bias", added)
+        convolution.inputs = [*convolution.inputs, entry]
+
+
+def _scale_by_convolution(module, norm):
+    """Make a norm a convolution of each channel, which oneDNN joins with the ReLU."""
+    scale, beta, mean = numbers_of(module, norm)
+    weight = module.add(f"{norm.name}_scale", scale.reshape(-1, 1, 1, 1).clone())
+    bias = module.add(f"{norm.name}_shift", beta - mean * scale)
+    attributes = {"kernel": "(1, 1)", "num_group": str(len(scale))}
+    norm.op, norm.attributes = "Convolution", Attributes({"attrs": attributes})
+    norm.inputs = [norm.inputs[0], weight, bias]
 
 
 # --- Half the bytes -------------------------------------------------------------------------------

@@ -186,6 +186,14 @@ class GraphModule(torch.nn.Module):
         if name in self.missing:
             self.missing.remove(name)
 
+    def add(self, name, tensor):
+        """Give the plan a parameter that the graph does not have; return its entry."""
+        node = 1 + max([*self.plan.variables, *(step.node for step in self.plan.steps)])
+        self.plan.variables[node] = name
+        self._keys[name] = f"added{node}"
+        self.set(name, tensor)
+        return node, 0
+
     def remove(self, name):
         """Forget a parameter or statistic that the plan no longer reads."""
         variables = self.plan.variables
