@@ -78,3 +78,34 @@ def test_bfloat16_scales_by_a_convolution():
     expected, got, steps = both_ways(with_numbers(pre_activation(1), [-0.5, 2.0]), "bfloat16")
     np.testing.assert_allclose(got, expected, atol=0.05 * expected.abs().max())
     assert "BatchNorm" not in steps and "Activation" not in steps
+
+
+def test_a_sum_overwrites_what_nobody_reads_later():
+    """Two residual units: each norm reads a sum that the next sum reads, too."""
+    net = Builder()
+    body = net.add("Convolution", "first", net.variable("data"), num_filter=16, kernel=(1, 1))
+    for unit in range(3):
+        x = net.add("BatchNorm", f"norm{unit}", body, fix_gamma=False)
+        x = net.add("Activation", f"relu{unit}", x, act_type="relu")
+        x = net.add("Convolution", f"conv{unit}", x, num_filter=16, kernel=(1, 1))
+        body = net.add("elemwise_add", f"sum{unit}", x, body)
+    pooled = net.add("Pooling", "pool", body, global_pool=True, pool_type="avg", kernel=(1, 1))
+    graph = net.graph(
+        net.add("FullyConnected", "fc", net.add("Flatten", "f", pooled), num_hidden=5)
+    )
+    random = np.random.RandomState(0)
+    arrays = {
+        name: random.uniform(0.1, 0.5, shape).astype(np.float32)
+        for name, shape in engine.infer_shapes(graph, SHAPE[1:]).items()
+    }
+    stats = {name: arrays.pop(name) for name in auxiliary_states(graph)}
+    network = Network(graph, arrays, stats)
+    images = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    plain, _ = load(network, "cpu", SHAPE)
+    joined, entries = load(network, "cpu", SHAPE)
+    fusion.prepare(joined, entries, "float32", use_onednn=True)
+    with torch.no_grad():
+        for _ in range(2):  # nothing that is kept was overwritten
+            np.testing.assert_allclose(joined(images), plain.eval()(images), rtol=1e-4)
+    sums = [step.compute.in_place for step in joined.plan.steps if len(step.inputs) == 2]
+    assert sums == [True] * 3

@@ -38,7 +38,7 @@ def prepare(module, shapes, dtype, use_onednn):
     with torch.no_grad():
         fold_batch_norms(module)
         if use_onednn:
-            _join_norms(module, dtype)
+            _join_norms(module, shapes, dtype)
             make = functools.partial(_PackedConvolution, dtype=getattr(torch, dtype))
             pack_convolutions(module, shapes, make)
         else:
@@ -99,7 +99,7 @@ def numbers_of(module, norm):
 # --- Batch norms before ReLUs, in one pass over the memory ----------------------------------------
 
 
-def _join_norms(module, dtype):
+def _join_norms(module, shapes, dtype):
     """Compute the batch norms that are left together with the ReLUs that alone read them."""
     plan = module.plan
     reading = {}
@@ -110,6 +110,8 @@ def _join_norms(module, dtype):
         readers = reading.get((norm.node, 0), [])
         if norm.op != "BatchNorm" or norm.compute.axis != 1 or len(readers) != 1:
             continue
+        if len(shapes[norm.inputs[0]]) != 4:
+            continue
         relu = readers[0]
         if relu.op != "Activation" or relu.compute is not torch.relu:
             continue
@@ -117,8 +119,8 @@ def _join_norms(module, dtype):
         takes_it = [_takes_numbers(step, (relu.node, 0), reading) for step in convolutions]
         if dtype == "float32" and takes_it and all(takes_it) and plan.output != (relu.node, 0):
             _clamp(module, norm, relu, convolutions)
-        elif dtype == "bfloat16":
-            _scale_by_convolution(module, norm)
+        elif dtype == "bfloat16" and all(len(reading[entry]) == 1 for entry in norm.inputs[1:]):
+            as_convolution(module, norm)  # which oneDNN joins with the ReLU
 
 
 def _takes_numbers(step, entry, reading):
@@ -166,14 +168,20 @@ def _scale_and_shift(module, convolution, scale, shift):
         convolution.inputs = [*convolution.inputs, entry]
 
 
-def _scale_by_convolution(module, norm):
-    """Make a norm a convolution of each channel, which oneDNN joins with the ReLU."""
+def as_convolution(module, norm):
+    """Make a batch norm of images a convolution of each channel, of one pixel.
+
+    Its gamma becomes the filters, its beta the bias; nobody else may read them.
+    """
+    names = [module.plan.variables[node] for node, _ in norm.inputs[1:]]
     scale, beta, mean = numbers_of(module, norm)
-    weight = module.add(f"{norm.name}_scale", scale.reshape(-1, 1, 1, 1).clone())
-    bias = module.add(f"{norm.name}_shift", beta - mean * scale)
+    beta.sub_(mean * scale)
+    module.set(names[0], scale.reshape(-1, 1, 1, 1).clone())
+    for name in names[2:]:
+        module.remove(name)
+    norm.op, norm.inputs = "Convolution", norm.inputs[:3]
     attributes = {"kernel": "(1, 1)", "num_group": str(len(scale))}
-    norm.op, norm.attributes = "Convolution", Attributes({"attrs": attributes})
-    norm.inputs = [norm.inputs[0], weight, bias]
+    norm.attributes = Attributes({"attrs": attributes})
 
 
 # --- Half the bytes -------------------------------------------------------------------------------
@@ -202,6 +210,9 @@ def _work_in_place(plan):
                 step.compute = torch.relu_
             elif step.op == "elemwise_add" and first != step.inputs[1]:
                 step.compute = torch.Tensor.add_
+        if isinstance(step.compute, _PackedConvolution) and len(step.inputs) == 2:
+            added = step.inputs[1]
+            step.compute.in_place = added in fresh and added in step.last and added != first
         if step.op not in _READING:
             fresh.difference_update(step.inputs)
         if step.op in _FRESH:
@@ -257,7 +268,7 @@ def pack_convolutions(module, shapes, make):
     """
     plan = module.plan
     readers = count_readers(plan)
-    packed, fresh, kept = {}, set(), []
+    packed, kept = {}, []
     for step in plan.steps:
         before = packed.get(step.inputs[0])
         if step.op == "Convolution" and len(step.attributes.integers("kernel")) == 2:
@@ -267,13 +278,10 @@ def pack_convolutions(module, shapes, make):
             before.compute.activation = _activation_of(step)
             before.node = step.node
             del packed[step.inputs[0]]  # nothing else comes behind an activation
-            fresh.add((step.node, 0))
             continue
         elif step.op == "elemwise_add":
-            _add_to_convolution(step, packed, readers, fresh, kept)
+            _add_to_convolution(step, packed, readers, kept)
         kept.append(step)
-        if step.op in _FRESH:
-            fresh.add((step.node, 0))
     plan.steps = kept
 
 
@@ -299,13 +307,12 @@ def _activation_of(step):
     return None
 
 
-def _add_to_convolution(step, packed, readers, fresh, kept):
+def _add_to_convolution(step, packed, readers, kept):
     """Let the convolution before a sum compute the sum."""
     for entry, other in (step.inputs, step.inputs[::-1]):
         before = packed.get(entry)
         if before and len(before.inputs) == 1 and entry != other and readers[entry] == 1:
             step.op, step.compute = "Convolution", before.compute
-            step.compute.in_place = other in fresh and readers[other] == 1
             step.inputs = [before.inputs[0], other]
             kept.remove(before)
             packed[step.node, 0] = step

@@ -82,26 +82,10 @@ def _make_convolutions(module, shapes):
     for step in module.plan.steps:
         if any(readers[entry] > 1 for entry in step.inputs[1:]):
             continue
-        groups = None
         if step.op == "BatchNorm" and step.compute.axis == 1 and len(shapes[step.inputs[0]]) == 4:
-            groups = _write_as_filters(module, step)
+            fusion.as_convolution(module, step)
         elif step in dense[:-1] and step.attributes.flag("flatten", True):
-            groups = 1
-        if groups:
-            step.op = "Convolution"
-            step.attributes = Attributes({"attrs": {"kernel": "(1, 1)", "num_group": str(groups)}})
-
-
-def _write_as_filters(module, norm):
-    """Make a batch norm's gamma the filters and its beta the bias; return how many there are."""
-    names = [module.plan.variables[node] for node, _ in norm.inputs[1:]]
-    scale, beta, mean = fusion.numbers_of(module, norm)
-    beta.sub_(mean * scale)
-    module.set(names[0], scale.reshape(-1, 1, 1, 1).clone())
-    for name in names[2:]:
-        module.remove(name)
-    norm.inputs = norm.inputs[:3]
-    return len(scale)
+            step.op, step.attributes = "Convolution", Attributes({"attrs": {"kernel": "(1, 1)"}})
 
 
 class _QuantizedConvolution:
