@@ -26,7 +26,7 @@ PASSED_ON = {"run.sh": ["fine-tune.py"], "cluster.sh": ["-m", "common.cluster"]}
 SCRIPTS = ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py"]
 FLAGS_OF_TESTS = {"--faults-seed"}  # tests/run.sh passes them to pytest
 # Where a file may lie of which a page gives only the last part of the path.
-FOLDERS = ["", "common", "common/engines/*", "tests", "tests/faults", "data"]
+FOLDERS = ["", "common", "common/engines/*", "tests", "tests/engines", "tests/faults", "data"]
 OF_MXNET = {"tools/im2rec.py", "tools/parse_log.py"}
 
 
