@@ -218,7 +218,7 @@ def test_the_readme_and_the_page_on_training_show_the_same_commands():
     assert of_readme == of_training
 
 
-def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
+def test_from_a_folder_to_named_photographs(script, engine, tiny_network, tmp_path):
     for name in ("ant", "bee", "cat"):
         for i in range(8):
             paint(str(tmp_path / "photographs" / name / f"{i}.jpg"), 10 * ord(name[0]) + i)
@@ -231,7 +231,8 @@ def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
     said = {}
     for words in commands_of("README.md", "Your own photographs"):
         quick = ["--image-shape", "3,64,64"] if words[0] == "fine-tune.py" else []
-        said[words[-1]] = script(*words, *quick, cwd=tmp_path)
+        chosen = [] if words[0] == "im2rec.py" else ["--engine", engine]
+        said[words[-1]] = script(*words, *quick, *chosen, cwd=tmp_path)
 
     table = read_table(str(tmp_path / "model/mine-classes.csv"))
     assert [category.name for category in table.categories] == ["ant", "bee", "cat"]
