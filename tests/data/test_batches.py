@@ -16,8 +16,6 @@ from common.training.batches import open_batches
 from common.training.preview import measure_reading, preview
 from tests.data.conftest import LABELS, NUMBER, first, loaders, parse
 
-# What the network is fed --------------------------------------------------------------------------
-
 
 def test_validation_pixels_are_those_of_mxnets_record_iterator(tmp_path, mx):
     encoded = [encode(make_photograph(seed, 512, 683)) for seed in range(4)]

@@ -10,8 +10,6 @@ from common.data.augmentation import Augmentation
 from common.training.batches import open_batches
 from tests.data.conftest import NUMBER, first, loaders, parse
 
-# Flags --------------------------------------------------------------------------------------------
-
 
 def test_the_defaults_are_those_of_2017(folder):
     args = parse(folder)

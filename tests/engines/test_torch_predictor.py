@@ -30,8 +30,6 @@ from tests.engines.small_networks import (
     with_random_weights,
 )
 
-# --- What a predictor does ------------------------------------------------------------------------
-
 
 @pytest.fixture(scope="module")
 def network():

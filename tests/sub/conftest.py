@@ -2,11 +2,7 @@
 
 import pytest
 
-from tests.made_up_challenge import (
-    SIZE,
-    make_folder,
-    read_csv,
-)
+from tests.made_up_challenge import SIZE, make_folder, read_csv
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from common.networks import checkpoint
-from tests.made_up_challenge import (
-    save_network,
-)
+from tests.made_up_challenge import save_network
 
 
 def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub):

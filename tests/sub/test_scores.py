@@ -11,9 +11,7 @@ import pytest
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
 from common.data.recordio import read_list
-from tests.made_up_challenge import (
-    CATEGORY_IDS,
-)
+from tests.made_up_challenge import CATEGORY_IDS
 
 
 def test_of_val_only_what_the_records_hold_is_scored(folder, sub, script):
