@@ -41,7 +41,7 @@ both)
     pinned=torch==2.13.0
     export VENV=.venv-torch
     requirements=requirements/both.txt
-    [ $# -gt 0 ] || set -- tests/engines tests/test_sub.py -k "engines or torch"
+    [ $# -gt 0 ] || set -- tests/engines tests/sub -k "engines or torch"
     ;;
 *)
     echo "tests/run.sh: ENGINE=$ENGINE: not one of torch, both" >&2

@@ -1,5 +1,6 @@
 """The report of the machine, `python -m common.doctor`: what there is, and what to do next."""
 
+import os
 import sys
 
 import numpy
@@ -29,6 +30,21 @@ def test_the_report_says_what_there_is(script, tmp_path, mx):
         f"Next        python mx_list.py --data-dir {tmp_path}",
     ):
         assert expected in output
+
+
+@needs_engine
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("echo Tesla T4, 535.104.05, 15360 MiB", "Tesla T4, 535.104.05, 15360 MiB"),
+        ("echo NVIDIA-SMI has failed >&2; exit 9", "NVIDIA-SMI has failed"),
+    ],
+)
+def test_the_report_repeats_what_nvidia_smi_says(script, tmp_path, monkeypatch, command, line):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{command}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert f"\nnvidia-smi  {line}\n" in script("common.doctor").stdout
 
 
 @needs_engine

@@ -9,7 +9,7 @@ from common import engines
 from common.engines import momentum
 from common.networks import checkpoint
 from tests.conftest import only
-from tests.test_trainer import (
+from tests.small_trainers import (
     TWO_CPUS,
     all_arrays,
     batch,

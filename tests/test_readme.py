@@ -5,13 +5,16 @@ import functools
 import glob
 import os
 import re
+import runpy
 import shlex
 import shutil
+import sys
 
 import pytest
 
-from common.base.files import ROOT
+from common.base.files import ROOT, UserError
 from common.data.class_table import read_table
+from common.tools import modelzoo
 from tests.conftest import run_python
 from tests.made_up_challenge import paint
 
@@ -22,6 +25,9 @@ PAGES += sorted(os.path.relpath(page, ROOT) for page in glob.glob(f"{ROOT}/docs/
 PASSED_ON = {"run.sh": ["fine-tune.py"], "cluster.sh": ["-m", "common.cluster"]}
 SCRIPTS = ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py"]
 FLAGS_OF_TESTS = {"--faults-seed"}  # tests/run.sh passes them to pytest
+# Where a file may lie of which a page gives only the last part of the path.
+FOLDERS = ["", "common", "common/engines/*", "tests", "tests/engines", "tests/faults", "data"]
+OF_MXNET = {"tools/im2rec.py", "tools/parse_log.py"}
 
 
 def read(page):
@@ -129,6 +135,66 @@ def test_a_flag_that_is_named_alone_belongs_to_a_script(page):
             assert flags_in(span.split()[:1]) - known == set(), span
 
 
+def refusal_of(script, words, monkeypatch):
+    """Return what argparse says against the flags of a command, or None."""
+    if script in PASSED_ON:
+        script = PASSED_ON[script][0]
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    try:
+        if script == "common.modelzoo":
+            modelzoo._parser().parse_args(words)
+        elif script in SCRIPTS:
+            runpy.run_path(os.path.join(ROOT, script))["parse_args"]()
+    except UserError as error:  # some also look for files and devices, which are not here
+        return str(error) if str(error).endswith("; see --help") else None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_command_has_values_that_its_script_takes(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _, code = split_code(read(page))
+    for line in code:
+        for script, words in commands_in(line):
+            if re.match(r"(\w+=\S+ )*(\S*python|sh|torchrun) ", line) and "--help" not in words:
+                refused = refusal_of(script, words, monkeypatch)
+                # A sentence names a command without all of its arguments.
+                assert not refused or " required" in refused or " needed" in refused, line
+
+
+def test_a_value_that_a_script_does_not_take_is_found(monkeypatch):
+    for script, words in (
+        ("run.sh", ["--recipe", "winners-2016"]),
+        ("sub.py", ["21", "0", "--crops", "11"]),
+        ("mx_list.py", ["val"]),
+        ("common.modelzoo", ["draw", "NAME"]),
+    ):
+        assert "see --help" in refusal_of(script, words, monkeypatch), script
+
+
+@pytest.mark.parametrize("page", sorted(set(PAGES) - {"docs/comparison.md"}))
+def test_a_file_of_the_repository_that_is_named_exists(page):
+    _, code = split_code(read(page))
+    text = " ".join(code)
+    named = set(re.findall(r"(?<![\w./*])(?:[\w-]+/)*[\w*…-]+\.(?:py|sh)\b", text))
+    in_a_folder = r"(?<![\w./])(?:common|tests|benchmarks|requirements)/[\w*/.…-]*"
+    named |= set(re.findall(in_a_folder, text))
+    for path in named - OF_MXNET:
+        pattern = re.sub("…|NAME|MODULE", "*", path)
+        assert any(glob.glob(os.path.join(ROOT, folder, pattern)) for folder in FOLDERS), path
+
+
+def test_the_tests_that_the_page_on_faults_names_exist():
+    written = "".join(
+        read(path) for path in glob.glob(f"{ROOT}/tests/**/test_*.py", recursive=True)
+    )
+    tests = re.findall(r"def (test_\w+)", written)
+    _, code = split_code(read("docs/faults.md"))
+    named = {span.strip("…") for span in code if re.fullmatch("…[a-z0-9_]+…?", span)}
+    assert len(named) > 30
+    for name in named:
+        assert any(name in test for test in tests), name
+
+
 def test_a_flag_that_a_script_does_not_have_is_found():
     ((script, words),) = commands_in("sh run.sh --resume --no-such-flag 3  # --a-comment")
     assert flags_in(words) - flags_of(script, words) == {"--no-such-flag"}
@@ -152,7 +218,7 @@ def test_the_readme_and_the_page_on_training_show_the_same_commands():
     assert of_readme == of_training
 
 
-def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
+def test_from_a_folder_to_named_photographs(script, engine, tiny_network, tmp_path):
     for name in ("ant", "bee", "cat"):
         for i in range(8):
             paint(str(tmp_path / "photographs" / name / f"{i}.jpg"), 10 * ord(name[0]) + i)
@@ -160,12 +226,13 @@ def test_from_a_folder_to_named_photographs(script, tiny_network, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "model").mkdir()
     for ending in ("-symbol.json", "-0000.params"):
-        shutil.copy(tiny_network + ending, tmp_path / f"model/resnet-152{ending}")
+        shutil.copy(tiny_network + ending, tmp_path / f"model/efficientnet-lite0{ending}")
 
     said = {}
     for words in commands_of("README.md", "Your own photographs"):
         quick = ["--image-shape", "3,64,64"] if words[0] == "fine-tune.py" else []
-        said[words[-1]] = script(*words, *quick, cwd=tmp_path)
+        chosen = [] if words[0] == "im2rec.py" else ["--engine", engine]
+        said[words[-1]] = script(*words, *quick, *chosen, cwd=tmp_path)
 
     table = read_table(str(tmp_path / "model/mine-classes.csv"))
     assert [category.name for category in table.categories] == ["ant", "bee", "cat"]

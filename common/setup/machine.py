@@ -72,30 +72,35 @@ def look():
 
 def _find_gpus():
     fields = "driver_version,name"
-    text = _nvidia_smi(f"compute_cap,{fields}")
-    if text is None:  # older drivers do not report the compute capability
-        text = re.sub("^", "unknown, ", _nvidia_smi(fields) or "", flags=re.MULTILINE)
-    return parse_gpus(text)
+    gpus = parse_gpus(nvidia_smi(f"compute_cap,{fields}"))
+    if not gpus:  # older drivers do not report the compute capability
+        gpus = parse_gpus(re.sub("^", "unknown, ", nvidia_smi(fields), flags=re.MULTILINE))
+    return gpus
 
 
-def _nvidia_smi(fields):
+def nvidia_smi(fields):
+    """Return what nvidia-smi prints: a line for each GPU, and its messages; "" where it is missing.
+
+    Args:
+        fields: what to report of each GPU, e.g. `"name,driver_version"`.
+    """
     return _output("nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader")
 
 
 def _output(*command):
-    """Return what a command prints; None where it fails or is not there."""
+    """Return what a command prints, its errors too; "" where it is not there."""
     try:
         done = subprocess.run(
             command,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
             encoding="utf-8",
             errors="replace",
             timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
+        return ""
+    return done.stdout.strip()
 
 
 def parse_gpus(text):
@@ -117,8 +122,7 @@ def _finds_cuda_8():
     for folder in (*filter(None, folders), "/usr/local/cuda-8.0/lib64"):
         if os.path.exists(os.path.join(folder, library)):
             return True
-    known = _output("ldconfig", "-p") or _output("/sbin/ldconfig", "-p") or ""
-    return library in known
+    return library in _output("ldconfig", "-p") + _output("/sbin/ldconfig", "-p")
 
 
 def why_no_mxnet(machine):

@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
@@ -43,7 +42,7 @@ def main():
     failure = None
     _print("Python", f"{platform.python_version()}, {sys.executable}")
     _print("Machine", f"{platform.system()} {platform.release()}, {platform.machine()}")
-    for line in nvidia_smi():
+    for line in machine.nvidia_smi("name,driver_version,memory.total").splitlines():
         _print("nvidia-smi", line)
     _print("Packages", ", ".join(installed(_MODULES + _FRAMEWORKS)))
     _print("cv2", _cv2())
@@ -118,23 +117,6 @@ def why_missing(name, here, python):
         f"not installed: this is {this}, and both engines in one environment need {versions};"
         f" in another one: {other}"
     )
-
-
-def nvidia_smi():
-    """Return a line for each GPU that the driver reports, whether MXNet can use it or not."""
-    fields = "--query-gpu=name,driver_version,memory.total"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", fields, "--format=csv,noheader"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            timeout=60,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.strip().splitlines()
 
 
 def installed(packages):

@@ -20,7 +20,7 @@ from common.data.sampling import own_rows
 from common.engines.torch.devices import parse_devices
 from common.engines.torch.trainer import Trainer
 from common.engines.torch.workers import Workers
-from tests.engines import test_torch_trainer as peer
+from tests.engines import small_trainers as peer
 
 SIZE = 10  # of the joint batch: four processes get 3, 3, 2 and 2 images
 UPDATES = 20

@@ -1,86 +1,31 @@
 """Networks of timm on the PyTorch engine, compared with timm's own modules."""
 
-import argparse
 import json
-import os
-import runpy
-import shutil
-import signal
-import sys
 
 import numpy as np
 import pytest
 
-try:
-    import timm
-except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another PyTorch
-    pytest.skip(f"takes PyTorch and timm ({error})", allow_module_level=True)
-
-from common import engines
 from common.base.files import UserError
 from common.data.loader import Batch
 from common.engines import TrainerOptions
 from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
-from common.evaluation.ensemble import load_predictor
-from common.networks import Network, checkpoint, timm_files, timm_pretrained
+from common.networks import Network
 from common.networks.resnet import build_resnet
 from common.networks.timm_catalogue import TIMM_CATALOGUE
-from common.networks.timm_network import TimmNetwork
-from tests.conftest import ROOT
-
-# A ConvNeXt, a ViT, an EfficientNetV2 and a RegNet, the smallest that timm has.
-NETWORKS = ["test_convnext", "test_vit", "tf_efficientnetv2_b0", "regnety_002"]
-SIDE, CLASSES = 64, 6
-SHAPE = (3, SIDE, SIDE)
-CPU = engine.parse_devices("cpu")
-
-
-def timms_module(name, num_classes=CLASSES, **arguments):
-    """timm's own module with random weights, a head that tells images apart, and statistics."""
-    torch.manual_seed(0)
-    if timm.get_pretrained_cfg(name).fixed_input_size:
-        arguments.setdefault("img_size", SIDE)
-    model = timm.create_model(name, num_classes=num_classes, **arguments).eval()
-    for key, tensor in model.state_dict().items():
-        if key.endswith("running_var"):
-            tensor.uniform_(0.5, 2)
-        elif key.endswith("running_mean"):
-            tensor.normal_(0, 0.1)
-    logits = model(normalised(model, images()))
-    weight = model.get_classifier().weight
-    weight.data /= logits.detach().std()
-    return model
-
-
-def images(count=3, side=SIDE, seed=0):
-    return np.random.RandomState(seed).randint(0, 256, (count, 3, side, side), np.uint8)
-
-
-def normalised(model, raw):
-    """Images as timm's own transforms give them to a module."""
-    mean, std = (
-        torch.tensor(model.pretrained_cfg[key]).reshape(1, 3, 1, 1) for key in ("mean", "std")
-    )
-    return (torch.from_numpy(raw).float() / 255 - mean) / std
-
-
-def network_of(model, name):
-    """The `TimmNetwork` of timm's module."""
-    arrays = {key: tensor.numpy() for key, tensor in model.state_dict().items()}
-    config = {**timm_networks.timm_config(name), "num_classes": model.num_classes}
-    return TimmNetwork.from_config(config, arrays)
-
-
-def predict(network, raw, dtype="float32"):
-    predictor = engine.Predictor([network], [1], CPU, len(raw), raw.shape[1:], dtype)
-    ((_, probabilities),) = predictor.predict([Batch(raw, None, None, pad=0, missing=[])])
-    return probabilities
-
-
-def softmax(logits):
-    return torch.softmax(logits, 1).detach().numpy()
+from tests.engines.timm_modules import (
+    CLASSES,
+    CPU,
+    NETWORKS,
+    SHAPE,
+    images,
+    network_of,
+    normalised,
+    predict,
+    timm,
+    timms_module,
+)
 
 
 class FixedRate:
@@ -247,144 +192,6 @@ def test_frozen_layers_stay_with_their_statistics():
         trainer_of(network, frozen=["other.weight"])
 
 
-@pytest.fixture
-def main(monkeypatch):
-    """Call a script's `main()` in this process, which has PyTorch and timm loaded."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        try:
-            return runpy.run_path(os.path.join(ROOT, name))["main"]()
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
-
-    return call
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_path, name):
-    weights = str(tmp_path / "pretrained.safetensors")
-    network = network_of(timms_module(name, num_classes=11), name)
-    timm_files.write_safetensors(weights, {**network.params, **network.stats})
-
-    def train(prefix, epochs, *flags):
-        main(
-            *("fine-tune.py", "--engine", "torch", "--gpus", "cpu", "--data-dir", sample),
-            *("--pretrained-model", weights, "--architecture", name, "--num-epochs", epochs),
-            *("--image-shape", f"3,{SIDE},{SIDE}", "--batch-size", 16, "--mom", 0.9, "--lr", 0.02),
-            *(
-                "--dropout",
-                0.2,
-                "--ema",
-                0.9,
-                "--data-nthreads",
-                1,
-                "--model-prefix",
-                tmp_path / prefix,
-                *flags,
-            ),
-        )
-
-    train("whole", 2)
-    train("parts", 1)
-    train("parts", 2, "--resume")
-    trained = checkpoint.load(str(tmp_path / "whole"), 2)
-    assert trained.num_classes == CLASSES
-    for ending in ("", "-ema"):
-        network = checkpoint.load(str(tmp_path / f"whole{ending}"), 2)
-        resumed = checkpoint.load(str(tmp_path / f"parts{ending}"), 2)
-        for key, array in {**network.params, **network.stats}.items():
-            np.testing.assert_array_equal(array, {**resumed.params, **resumed.stats}[key])
-
-    flags = ("--engine", "torch", "--data-dir", sample, "--model-prefix", tmp_path / "whole")
-    main("sub.py", "1,2", "cpu", *flags, "--set", "val", "--output", tmp_path / "val.csv")
-    assert (tmp_path / "report-val.html").exists()
-    kept = ("--crops", 2, "--save-probs", tmp_path / "test.npz")
-    main("sub.py", 2, "cpu", *flags, "--output", tmp_path / "test.csv", *kept)
-    assert len((tmp_path / "test.csv").read_text().splitlines()) == 1 + 25
-    merged = ("--output", tmp_path / "merged.csv", "--data-dir", sample)
-    main("sub.py", "--merge", tmp_path / "test.npz", *merged)
-    best = [  # kept probabilities have three digits, so that later places may differ
-        [row.split()[0] for row in (tmp_path / f"{kind}.csv").read_text().splitlines()]
-        for kind in ("test", "merged")
-    ]
-    assert best[0] == best[1]
-
-    path = timm_files.weights_path(str(tmp_path / "whole"), 2)
-    size = {"img_size": SIDE} if trained.pretrained_cfg["fixed_input_size"] else {}
-    theirs = timm.create_model(name, num_classes=CLASSES, checkpoint_path=path, **size).eval()
-    expected = softmax(theirs(normalised(theirs, images())))
-    np.testing.assert_allclose(predict(trained, images()), expected, atol=1e-5)
-
-    main("sub.py", 2, "cpu", *flags, "--export-onnx", tmp_path / "net.onnx")
-    session = pytest.importorskip("onnxruntime").InferenceSession(str(tmp_path / "net.onnx"))
-    for count in (1, 3):
-        (exported,) = session.run(None, {"data": images(count).astype(np.float32)})
-        np.testing.assert_allclose(exported, expected[:count], atol=1e-5)
-
-
-def test_two_processes_train_as_one(script, sample, tmp_path):
-    checkpoint.save(str(tmp_path / "vit"), 0, network_of(timms_module("test_vit"), "test_vit"))
-    ends = []
-    for devices in ("cpu", "cpu:0,cpu:1"):
-        prefix = str(tmp_path / f"on {len(devices)}")
-        script(
-            *("fine-tune.py", "--engine", "torch", "--gpus", devices, "--data-dir", sample),
-            *("--pretrained-model", tmp_path / "vit", "--model-prefix", prefix, "--num-epochs", 1),
-            *("--image-shape", f"3,{SIDE},{SIDE}", "--batch-size", 16, "--initial-validation", 0),
-        )
-        ends.append(checkpoint.load(prefix, 1).params)
-    for key, array in ends[0].items():
-        np.testing.assert_allclose(ends[1][key], array, atol=1e-5, err_msg=key)
-
-
-def test_a_second_stage_begins_with_a_checkpoint_at_a_higher_resolution(main, sample, tmp_path):
-    first = str(tmp_path / "first")
-    before = network_of(timms_module("test_vit"), "test_vit")
-    checkpoint.save(first, 3, before)
-    flags = (
-        *("--engine", "torch", "--gpus", "cpu", "--data-dir", sample, "--image-shape", "3,96,96"),
-        *("--batch-size", 16, "--num-epochs", 1, "--lr", 1e-9, "--model-prefix"),
-    )
-    main("fine-tune.py", "--pretrained-model", first, *flags, tmp_path / "second")
-    after = checkpoint.load(str(tmp_path / "second"), 1)
-    sizes = [network.params["pos_embed"].shape[1] for network in (before, after)]
-    assert sizes == [1 + 4 * 4, 1 + 6 * 6]
-    layer = "blocks.0.attn.qkv.weight"
-    np.testing.assert_allclose(after.params[layer], before.params[layer], atol=1e-6)
-    main("fine-tune.py", "--pretrained-model", first, "--from-scratch", *flags, tmp_path / "random")
-    random = checkpoint.load(str(tmp_path / "random"), 1)
-    assert abs(random.params[layer] - after.params[layer]).max() > 1e-3
-
-
-def test_what_timm_saves_for_its_hub_is_a_pretrained_network(tmp_path):
-    model = timms_module("test_vit")
-    timm.models.save_for_hf(model, tmp_path / "test_vit.mine", safe_serialization=True)
-    network = timm_pretrained.load_pretrained(
-        "timm:test_vit.mine", timm_networks.timm_config, model_dir=str(tmp_path)
-    )
-    assert network.num_classes == CLASSES
-    expected = softmax(model(normalised(model, images())))
-    np.testing.assert_allclose(predict(network, images()), expected, atol=1e-5)
-
-
-def test_timm_loads_a_checkpoint_as_a_network_of_its_hub(tmp_path):
-    model = timms_module("test_vit")
-    trained = network_of(model, "test_vit").for_images(SHAPE)
-    state = {key: array.numpy() for key, array in model.state_dict().items()}
-    checkpoint.save(str(tmp_path / "run"), 7, trained.with_arrays(state, {}))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    shutil.copy(timm_files.config_path(str(tmp_path / "run")), folder / "config.json")
-    shutil.copy(timm_files.weights_path(str(tmp_path / "run"), 7), folder / "model.safetensors")
-    theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-    assert theirs.num_classes == CLASSES
-    raw = normalised(model, images())
-    torch.testing.assert_close(theirs(raw), model(raw))
-
-
 def test_networks_of_both_kinds_are_averaged():
     graph = build_resnet(10, CLASSES, width=8)
     random = np.random.RandomState(0)
@@ -430,48 +237,6 @@ def test_an_unknown_name_has_close_ones():
         timm_networks.timm_config("convnext_tiny.of_nobody")
     config = timm_networks.timm_config("convnext_tiny.in12k")
     assert config["pretrained_cfg"]["tag"] == "in12k"
-
-
-def test_without_timm_one_line_says_what_to_install(stand_in, tmp_path, monkeypatch):
-    stand_in("timm", "raise RuntimeError('operator torchvision::nms does not exist')")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm")
-    with pytest.raises(
-        UserError, match=r"\(operator torchvision::nms .*\): pip install timm, with"
-    ):
-        timm_networks.timm_config("convnext_tiny")
-
-
-def test_int8_is_refused(tmp_path):
-    prefix = str(tmp_path / "run")
-    checkpoint.save(prefix, 1, network_of(timms_module("test_vit"), "test_vit"))
-    args = argparse.Namespace(
-        networks=[(prefix, 1)], dtype="int8", engine=engine, weights=[1], devices=CPU
-    )
-    args.batch_size, args.crop_size = 1, SIDE
-    with pytest.raises(
-        UserError, match=r"--dtype int8: .*run-0001\.safetensors is a network of timm"
-    ):
-        load_predictor(args)
-
-
-def test_mxnet_says_which_engine_is_needed(mx, tmp_path):
-    mxnet = engines.load("mxnet")
-    prefix = str(tmp_path / "run")
-    checkpoint.save(prefix, 1, network_of(timms_module("test_vit"), "test_vit"))
-    args = argparse.Namespace(networks=[(prefix, 1)], dtype="float32", engine=mxnet)
-    args.weights, args.devices, args.batch_size, args.crop_size = [1], CPU, 1, SIDE
-    with pytest.raises(UserError, match="this network of timm needs --engine torch"):
-        load_predictor(args)
-
-
-@pytest.mark.parametrize("flags", [("--rgb-mean", "1,2,3"), ("--layer-before-fullc", "x")])
-def test_flags_of_other_networks_are_refused(main, sample, tmp_path, flags):
-    with pytest.raises(UserError, match=flags[0]):
-        main(
-            *("fine-tune.py", "--engine", "torch", "--data-dir", sample, "--batch-size", 4),
-            *("--pretrained-model", "timm:test_vit", "--model-prefix", tmp_path / "run", *flags),
-        )
 
 
 @pytest.mark.parametrize("name", TIMM_CATALOGUE)

@@ -19,7 +19,7 @@ if importlib.util.find_spec("torch") is None:
     pytest.skip("needs PyTorch", allow_module_level=True)
 
 from common.networks.resnet import build_resnet
-from tests.engines.test_torch_trainer import with_weights
+from tests.engines.small_trainers import with_weights
 
 TRAINING = [
     *("fine-tune.py", "--engine", "torch", "--pretrained-model", "zoo", "--model-prefix", "run"),

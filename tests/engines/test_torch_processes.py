@@ -10,7 +10,7 @@ import pytest
 from common.engines.torch.workers import Workers
 from tests.conftest import ROOT
 from tests.engines import several_processes
-from tests.engines import test_torch_trainer as peer
+from tests.engines import small_trainers as peer
 
 JOINT = [name for name in several_processes.CASES if name != "own statistics"]
 

@@ -1,4 +1,4 @@
-"""The trainer of the torch engine trains as MXNet's does, and goes on from its checkpoints."""
+"""The trainer of the PyTorch engine, compared with MXNet's: updates, checkpoints, drawn numbers."""
 
 import os
 
@@ -6,118 +6,34 @@ import numpy as np
 import pytest
 
 from common.base.files import UserError
-from common.data.loader import Batch
-from common.engines import TrainerOptions
 from common.engines.torch.devices import parse_devices
-from common.engines.torch.initial_weights import draw
-from common.engines.torch.loss import loss_gradient
 from common.engines.torch.optimizers import optimizers
 from common.engines.torch.runtime import torch
-from common.engines.torch.shapes import infer_shapes
-from common.engines.torch.trainer import Trainer
 from common.engines.torch.workers import Workers
-from common.networks import Network, checkpoint, edits
-from common.networks.graph import Builder, auxiliary_states, edit
+from common.networks import checkpoint, edits
 from common.networks.resnet import build_resnet
-from common.training.schedule import Schedule
-from tests.conftest import require_engine
+from tests.engines.small_trainers import (
+    CLASSES,
+    CPU,
+    RATE,
+    assert_close,
+    batch,
+    make,
+    make_mxnets,
+    plain_network,
+    smooth_network,
+    train,
+    with_weights,
+)
 from tests.random_networks import for_raw_images
 
-SHAPE, CLASSES = (3, 32, 32), 5
-CPU = parse_devices("cpu")
-RATE = 0.01
 # sgld draws noise, and MXNet has no adamw.
 COMPARED = [name for name in optimizers() if name not in ("sgld", "adamw")]
-
-
-def schedule(rate=RATE):
-    return Schedule("step", rate, 0.1, (), 0, 100)
-
-
-def batch(number, size=8):
-    random = np.random.RandomState(number)
-    images = random.randint(0, 256, (size, *SHAPE)).astype(np.uint8)
-    labels = random.randint(0, CLASSES, size).astype(np.float32)
-    return Batch(images, labels, np.arange(size), 0, [])
-
-
-def with_weights(graph, seed=3):
-    """A network of random weights, biases, gammas, betas and statistics."""
-    generator, random = torch.Generator().manual_seed(seed), np.random.RandomState(seed)
-    arrays = {
-        name: draw(name, shape, {}, generator).numpy()
-        for name, shape in infer_shapes(graph, SHAPE).items()
-    }
-    for name, array in arrays.items():
-        if not name.endswith("_weight") and name not in edits.fixed_gammas(graph):
-            array += random.uniform(0, 0.1, array.shape).astype(np.float32)
-    stats = {name: arrays.pop(name) for name in auxiliary_states(graph)}
-    return Network(graph, arrays, stats, "fc1")
 
 
 def tiny_network():
     graph = edits.take_raw_images(build_resnet(10, CLASSES, width=8))
     return for_raw_images(with_weights(graph))
-
-
-def smooth_network():
-    """Every kind of parameter, without ReLU, at whose kink rounding grows to a difference."""
-    builder = Builder()
-    body = builder.add("BatchNorm", "bn_data", builder.variable("data"))
-    for layer in range(2):
-        # With a bias, or without padding, there would be gradients of nothing but rounding.
-        shape = {"kernel": (3, 3), "pad": (1, 1), "num_filter": 8}
-        body = builder.add("Convolution", f"conv{layer}", body, no_bias=True, **shape)
-        body = builder.add("BatchNorm", f"bn{layer}", body, fix_gamma=False, momentum=0.8)
-        body = builder.add("Activation", f"tanh{layer}", body, act_type="tanh")
-        body = builder.add("Pooling", None, body, kernel=(4, 4), stride=(4, 4), pool_type="avg")
-    graph = builder.graph(edits.classify(builder, body, CLASSES, "fc1"))
-    return for_raw_images(with_weights(edits.take_raw_images(graph)))
-
-
-def plain_network(dropout=0.0):
-    """Without BatchNorm, whose statistics are those of each device's part of the batch."""
-    builder = Builder()
-    data = builder.add("_div_scalar", "scaled", builder.variable("data"), scalar=255)
-    body = builder.add("Convolution", "conv0", data, kernel=(3, 3), stride=(4, 4), num_filter=8)
-    body = builder.add("Flatten", "flat", builder.add("Activation", "relu", body, act_type="relu"))
-    if dropout:
-        body = builder.add("Dropout", "drop", body, p=dropout)
-    graph = builder.graph(edits.classify(builder, body, CLASSES, "fc1"))
-    return with_weights(edits.take_raw_images(graph))
-
-
-def options(rate=RATE, batch_size=8, **settings):
-    settings.setdefault("optimizer_settings", {"momentum": 0.9, "wd": 1e-3})
-    return TrainerOptions(batch_size, SHAPE, schedule(rate), **settings)
-
-
-def make(network, on=CPU, **settings):
-    return Trainer(network, on, options(**settings), Workers("device", on))
-
-
-def make_mxnets(network, count=1, **settings):
-    require_engine("mxnet")
-    from common.engines import mxnet
-    from common.engines.mxnet.runtime import mx
-
-    on = [mx.cpu(number) for number in range(count)]
-    return mxnet.Trainer(network, on, options(**settings), mxnet.Workers("local", on))
-
-
-def train(trainer, numbers, rate=RATE):
-    return [trainer.step(batch(number), rate)() for number in numbers]
-
-
-def assert_close(got, expected, start, share=1e-4):
-    """All weights together end within a share of the way that they went."""
-    assert got.keys() == expected.keys()
-    way, off = (
-        np.sqrt(sum(np.square(expected[name] - other[name]).sum() for name in expected))
-        for other in (start, got)
-    )
-    assert way > 0
-    assert off / way < share
 
 
 def assert_equal(got, expected):
@@ -268,99 +184,6 @@ def test_dropout_is_drawn_by_seed_and_epoch():
     assert (drop(1, 2) != drop(2, 2)).any()
     trainer = make(plain_network(dropout=0.5))
     np.testing.assert_array_equal(trainer.evaluate(batch(0)), trainer.evaluate(batch(0)))
-
-
-@pytest.mark.parametrize("scale", [1.0, 128.0])
-@pytest.mark.parametrize("alpha", [0.0, 0.1])
-def test_the_loss_is_mxnets(alpha, scale):
-    network = plain_network()
-    network = network.with_graph(edits.smooth_labels(network.graph, alpha))
-    ours, theirs = (maker(network, loss_scale=scale) for maker in (make, make_mxnets))
-    for trainer in (ours, theirs):
-        train(trainer, range(2))
-    assert_close(ours.state().params, theirs.state().params, network.params)
-
-
-def soft_batch(number, size=8):
-    """The labels are shares of two or three classes."""
-    made, random = batch(number, size), np.random.RandomState(number + 100)
-    made.soft_labels = random.dirichlet([0.3] * CLASSES, size).astype(np.float32)
-    return made
-
-
-def test_the_loss_of_soft_labels_is_mxnets():
-    network, settings = smooth_network(), {"soft_classes": CLASSES}
-    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))  # counts in no soft label
-    ours, theirs = make(network, **settings), make_mxnets(network, 1, **settings)
-    for number in range(3):
-        got, expected = (t.step(soft_batch(number), RATE)() for t in (ours, theirs))
-        np.testing.assert_allclose(got, expected, atol=1e-4)
-        got, expected = (trainer.evaluate(batch(9)) for trainer in (ours, theirs))
-        np.testing.assert_allclose(got, expected, atol=1e-4)
-    assert_close(ours.state().params, theirs.state().params, network.params)
-
-
-def test_the_gradient_of_soft_labels_is_that_of_pytorchs_cross_entropy():
-    logits = torch.randn(6, CLASSES, requires_grad=True)
-    labels = torch.from_numpy(soft_batch(0, 6).soft_labels)
-    torch.nn.functional.cross_entropy(logits, labels, reduction="sum").backward()
-    got = loss_gradient(torch.softmax(logits.detach(), 1), labels, smooth_alpha=0.1)
-    torch.testing.assert_close(got, logits.grad)
-
-
-ADJUSTMENT = np.log(np.array([0.6, 0.2, 0.1, 0.07, 0.03], np.float32))
-
-
-@pytest.mark.parametrize("soft", [False, True])
-def test_the_adjusted_loss_is_pytorchs_cross_entropy_of_adjusted_logits(soft):
-    logits = torch.randn(6, CLASSES, requires_grad=True)
-    labels, adjustment = soft_batch(0, 6).soft_labels, torch.from_numpy(ADJUSTMENT)
-    labels = torch.from_numpy(labels if soft else batch(0, 6).labels.astype(int))
-    loss = torch.nn.functional.cross_entropy(logits + adjustment, labels, reduction="sum")
-    loss.backward()
-    probabilities = torch.softmax(logits.detach(), 1)
-    got = loss_gradient(probabilities, labels, logit_adjustment=adjustment)
-    torch.testing.assert_close(got, logits.grad)
-
-
-def test_a_probability_of_0_has_an_adjusted_gradient():
-    probabilities = torch.tensor([[1.0, 0.0, 0.0, 0.0, 0.0]])
-    adjustment = 10 * torch.from_numpy(ADJUSTMENT)
-    got = loss_gradient(probabilities, torch.tensor([1]), logit_adjustment=adjustment)
-    torch.testing.assert_close(got, torch.tensor([[1.0, -1, 0, 0, 0]]))
-
-
-@pytest.mark.parametrize("scale", [1.0, 128.0])
-def test_both_engines_adjust_alike_and_report_what_they_would_predict(scale):
-    network = smooth_network()
-    network = network.with_graph(edits.smooth_labels(network.graph, 0.1))
-    settings = {"logit_adjustment": ADJUSTMENT, "loss_scale": scale}
-    ours, theirs = make(network, **settings), make_mxnets(network, 1, **settings)
-    plain = make(network)
-    first = plain.step(batch(0), RATE)()
-    for number in range(3):
-        got, expected = (t.step(batch(number), RATE)() for t in (ours, theirs))
-        np.testing.assert_allclose(got, expected, atol=1e-4)
-        if number == 0:
-            np.testing.assert_array_equal(got, first)
-    np.testing.assert_allclose(ours.evaluate(batch(9)), theirs.evaluate(batch(9)), atol=1e-4)
-    got, expected = ours.state(), theirs.state()
-    assert_close(got.params, expected.params, network.params)
-    assert_close(got.stats, expected.stats, network.stats)
-    train(plain, range(1, 3))
-    with pytest.raises(AssertionError):
-        assert_close(got.params, plain.state().params, network.params)
-
-
-@pytest.mark.parametrize("normalization", ["batch", "valid"])
-def test_a_mean_loss_is_mxnets(normalization):
-    network = plain_network()
-    loss = {"normalization": normalization, "grad_scale": "4.0"}
-    network = network.with_graph(edit(network.graph, {"softmax": loss}))
-    ours, theirs = make(network), make_mxnets(network)
-    for trainer in (ours, theirs):
-        train(trainer, range(2))
-    assert_close(ours.state().params, theirs.state().params, network.params)
 
 
 @pytest.mark.parametrize("clip_norm", [0.01, 1000.0])

@@ -8,7 +8,7 @@ from common.networks import Network, export, onnx_files
 from common.networks.edits import without_label
 from common.networks.graph import Builder
 from common.networks.resnet import build_resnet
-from tests.networks.test_onnx_files import probabilities, raw_images
+from tests.networks.onnx_graphs import probabilities, raw_images
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")

@@ -5,7 +5,7 @@ import pytest
 
 from common.base.files import UserError
 from common.networks import edits, onnx_files
-from tests.networks.test_onnx_files import probabilities
+from tests.networks.onnx_graphs import probabilities
 
 onnx = pytest.importorskip("onnx")
 

@@ -1,104 +1,15 @@
-"""Every operator of the PyTorch engine, compared with MXNet: outputs, gradients, statistics."""
+"""The layers of the PyTorch engine, compared with MXNet: outputs, gradients, statistics."""
 
 import numpy as np
 import pytest
 
 from common.base.files import UserError
-from common.engines.mxnet.precision import to_symbol
-from common.engines.mxnet.runtime import mx
 from common.engines.torch import shapes
 from common.engines.torch.operators import build
 from common.engines.torch.runtime import torch
 from common.networks import Network
 from common.networks.graph import Builder
-
-IMAGES = (2, 6, 7, 9)
-
-
-def graph_of(op, further=(), **attrs):
-    """A graph of one operator on `data`, and on `further` variables of the same shape."""
-    net = Builder()
-    others = [net.variable(name) for name in further]
-    return net.graph(net.add(op, "layer", net.variable("data"), *others, **attrs))
-
-
-def random_arrays(shapes, seed=0, low=-2.0):
-    """`{name: array}`, none of them near zero; variances and gammas are positive."""
-    random = np.random.RandomState(seed)
-    arrays = {}
-    for name, shape in shapes.items():
-        positive = name.endswith(("var", "gamma"))
-        arrays[name] = random.uniform(0.5 if positive else low, 2, shape).astype(np.float32)
-    return arrays
-
-
-def shapes_in_mxnet(graph, **known):
-    symbol = to_symbol(graph)
-    found, (output,), states = symbol.infer_shape(**known)
-    named = dict(zip(symbol.list_arguments(), found))
-    return named, dict(zip(symbol.list_auxiliary_states(), states)), output
-
-
-def compute_with_mxnet(graph, arrays, stats, output_gradient, training):
-    """The output, the gradient of every argument, and the statistics afterwards."""
-    symbol = to_symbol(graph)
-    arguments = {name: mx.nd.array(array) for name, array in arrays.items()}
-    gradients = {name: mx.nd.zeros(array.shape) for name, array in arrays.items()}
-    states = {name: mx.nd.array(array) for name, array in stats.items()}
-    executor = symbol.bind(mx.cpu(), arguments, gradients, aux_states=states)
-    (output,) = executor.forward(is_train=training)
-    if training:
-        executor.backward(mx.nd.array(output_gradient))
-    mx.nd.waitall()
-    return [
-        output.asnumpy(),
-        {name: array.asnumpy() for name, array in gradients.items()},
-        {name: array.asnumpy() for name, array in states.items()},
-    ]
-
-
-def compute_with_torch(graph, arrays, stats, output_gradient, training):
-    """The same of PyTorch; where there is no gradient, it is zero."""
-    params = {name: array for name, array in arrays.items() if name != "data"}
-    module = build(Network(graph, params, stats)).train(training)
-    data = torch.tensor(arrays["data"], requires_grad=True)
-    output = module(data)
-    if training and output.requires_grad:
-        output.backward(torch.tensor(output_gradient))
-    leaves = {"data": data, **module.params}
-    gradients = {
-        name: np.zeros(leaf.shape) if leaf.grad is None else leaf.grad.numpy()
-        for name, leaf in leaves.items()
-    }
-    return [
-        output.detach().numpy(),
-        gradients,
-        {name: tensor.numpy() for name, tensor in module.stats.items()},
-    ]
-
-
-def assert_close(ours, theirs, what=""):
-    assert ours.shape == theirs.shape, what
-    scale = max(abs(theirs).max(), 1e-3)
-    np.testing.assert_allclose(ours / scale, theirs / scale, atol=2e-5, rtol=0, err_msg=what)
-
-
-def compare(graph, shape=IMAGES, further=(), low=-2.0, training=True):
-    """Both engines give the same numbers for a graph, and its parameters the same shapes."""
-    known = {"data": shape, **dict.fromkeys(further, shape)}
-    names, states, output = shapes_in_mxnet(graph, **known)
-    arrays, stats = random_arrays(names, low=low), random_arrays(states, seed=1)
-    inferred = shapes.infer_shapes(graph, shape[1:], shape[0]) if not further else None
-    assert inferred in (None, {**{n: s for n, s in names.items() if n != "data"}, **states})
-    gradient = np.random.RandomState(2).uniform(-1, 1, output).astype(np.float32)
-    for mode in (False, True) if training else (False,):
-        theirs = compute_with_mxnet(graph, arrays, stats, gradient, mode)
-        ours = compute_with_torch(graph, arrays, stats, gradient, mode)
-        assert_close(ours[0], theirs[0], "output")
-        for kind in (1, 2):
-            for name in theirs[kind]:
-                assert_close(ours[kind][name], theirs[kind][name], name)
-
+from tests.engines.operator_peer import compare, graph_of
 
 LAYERS = {
     "convolution": ("Convolution", {"num_filter": 4, "kernel": (3, 3)}),
@@ -214,138 +125,11 @@ def test_a_pool_is_a_max_pool_unless_told_otherwise():
     compare(graph_of("Pooling", kernel=(2, 2), global_pool=True))
 
 
-ARITHMETIC = ("add", "sub", "mul", "div", "mod", "power", "maximum", "minimum", "hypot")
-COMPARISONS = ("equal", "not_equal", "greater", "greater_equal", "lesser", "lesser_equal")
-
-
-@pytest.mark.parametrize("op", [f"elemwise_{name}" for name in ARITHMETIC[:4]])
-def test_element_wise_arithmetic(op):
-    compare(graph_of(op, ["other"]), further=["other"], low=0.5)
-
-
-@pytest.mark.parametrize("name", ARITHMETIC + COMPARISONS)
-def test_arithmetic_of_two_inputs(name):
-    graph = graph_of(f"broadcast_{name}", ["other"])
-    compare(graph, further=["other"], low=0.5, training=name != "mod")
-    if name not in ("add", "sub", "mul", "div"):
-        compare(graph_of(f"_{name}", ["other"]), further=["other"], low=0.5, training=False)
-
-
-SCALARS = ["plus", "minus", "rminus", "mul", "div", "rdiv", "mod", "rmod", "power", "rpower"]
-
-
-@pytest.mark.parametrize("name", [*SCALARS, *ARITHMETIC[6:], *COMPARISONS])
-def test_arithmetic_with_a_number(name):
-    compare(graph_of(f"_{name}_scalar", scalar=0.75), low=0.5)
-
-
-UNARY = """
-    abs sign negative reciprocal ceil floor trunc fix square sqrt rsqrt cbrt exp expm1 log log10
-    log1p log2 sin cos tan arctan sinh cosh tanh erf relu sigmoid softsign zeros_like ones_like
-    _copy BlockGrad
-"""
-
-
-@pytest.mark.parametrize("op", UNARY.split())
-def test_a_function_of_every_number(op):
-    compare(graph_of(op), low=0.4)
-
-
-@pytest.mark.parametrize("op", ["arcsin", "arccos"])
-def test_inverse_functions(op):
-    net = Builder()
-    small = net.add("_div_scalar", "small", net.variable("data"), scalar=2.5)
-    compare(net.graph(net.add(op, "layer", small)))
-
-
-REDUCTIONS = [{}, {"axis": 1}, {"axis": (2, 3), "keepdims": True}, {"axis": -1}]
-
-
-@pytest.mark.parametrize("op", ["sum", "mean", "max", "min", "prod"])
-@pytest.mark.parametrize("attrs", [*REDUCTIONS, {"axis": 1, "exclude": True}], ids=str)
-def test_a_reduction(op, attrs):
-    compare(graph_of(op, **attrs), (2, 3, 4, 2))
-
-
-@pytest.mark.parametrize("attrs", [{}, {"axis": 1}, {"axis": (2, 3)}, {"ord": 1, "axis": 1}])
-def test_a_norm(attrs):
-    compare(graph_of("norm", **attrs))
-
-
-SHAPES = [
-    ("Flatten", {}),
-    ("Reshape", {"shape": (0, -1)}),
-    ("Reshape", {"shape": (-2,)}),
-    ("Reshape", {"shape": (0, -3, -2)}),
-    ("Reshape", {"shape": (0, -4, 2, -1, -2)}),
-    ("Reshape", {"shape": (0, 0, -1)}),
-    ("Reshape", {"shape": (-1, 0), "reverse": True}),
-    ("transpose", {}),
-    ("transpose", {"axes": (0, 2, 3, 1)}),
-    ("SwapAxis", {"dim1": 1, "dim2": 3}),
-    ("expand_dims", {"axis": 1}),
-    ("squeeze", {}),
-    ("slice", {"begin": (0, 1, None), "end": (2, 5, None), "step": (1, 2, -1)}),
-    ("slice_axis", {"axis": -1, "begin": 2, "end": "None"}),
-    ("slice_axis", {"axis": 1, "begin": 0, "end": -1}),
-    ("Pad", {"mode": "constant", "constant_value": 3, "pad_width": (0, 0, 0, 0, 1, 2, 3, 0)}),
-    ("Pad", {"mode": "edge", "pad_width": (0, 0, 0, 0, 1, 2, 3, 0)}),
-    ("Pad", {"mode": "reflect", "pad_width": (0, 0, 0, 0, 1, 2, 3, 0)}),
-    ("tile", {"reps": (2, 1)}),
-    ("reverse", {"axis": (1, 2)}),
-    ("Cast", {"dtype": "float32"}),
-]
-
-
-@pytest.mark.parametrize("op, attrs", SHAPES, ids=str)
-def test_an_operator_that_changes_shapes(op, attrs):
-    compare(graph_of(op, **attrs))
-
-
-def test_axes_of_one_number_are_squeezed_and_repeated():
-    compare(graph_of("squeeze", axis=1), (2, 1, 3))
-    compare(graph_of("broadcast_axis", axis=(1, 3), size=(4, 5)), (2, 1, 3, 1))
-    compare(graph_of("broadcast_to", shape=(0, 4, 0, 5)), (2, 1, 3, 1))
-
-
-@pytest.mark.parametrize("op", ["Concat", "add_n", "stack"])
-def test_operators_of_any_number_of_inputs(op):
-    compare(graph_of(op, ["second", "third"]), further=["second", "third"])
-
-
-@pytest.mark.parametrize("op", ["broadcast_like", "reshape_like", "slice_like"])
-def test_shapes_of_another_input(op):
-    compare(graph_of(op, ["other"]), further=["other"])
-
-
-@pytest.mark.parametrize("output", [0, 1, 2])
-@pytest.mark.parametrize("squeeze", [False, True])
-def test_each_part_of_a_split(output, squeeze):
-    net = Builder()
-    attrs = {"axis": 1, "squeeze_axis": squeeze, "num_outputs": 3}
-    parts = net.add("SliceChannel", "parts", net.variable("data"), **attrs)
-    compare(net.graph(net.add("_copy", "part", net.output(parts, output))), (2, 3, 4))
-
-
-def test_products_of_matrices():
-    for attrs in ({"transpose_b": True}, {"transpose_a": True}):
-        compare(graph_of("batch_dot", ["other"], **attrs), (2, 3, 4), further=["other"])
-
-
 def test_bilinear_upsampling():
     net = Builder()
     data, weight = net.variable("data"), net.variable("layer_weight")
     attrs = {"scale": 2, "sample_type": "bilinear", "num_filter": 6, "num_args": 2}
     compare(net.graph(net.add("UpSampling", "layer", data, weight, **attrs)))
-
-
-def test_a_cast_to_bytes_wraps():
-    net = Builder()
-    byte = net.add("Cast", "byte", net.variable("data"), dtype="uint8")
-    graph = net.graph(net.add("Cast", "number", byte, dtype="float32"))
-    data = {"data": np.array([[-1.5, 3.7, 255, 256, 300.2]], np.float32)}
-    theirs = compute_with_mxnet(graph, data, {}, None, False)[0]
-    assert np.array_equal(compute_with_torch(graph, data, {}, None, False)[0], theirs)
 
 
 # --- What MXNet is no peer for --------------------------------------------------------------------
@@ -421,13 +205,4 @@ def test_a_parameter_with_a_shape_of_its_own_needs_no_layer_that_implies_it():
     net = Builder()
     graph = net.graph(net.add("broadcast_mul", "mul", net.variable("data"), net.variable("scale")))
     with pytest.raises(UserError, match="--image-shape 6,2,2: the images do not determine all"):
-        shapes.infer_shapes(graph, (6, 2, 2))
-
-
-def test_sums_of_other_shapes_are_refused():
-    net = Builder()
-    data = net.variable("data")
-    pooled = net.add("Pooling", "pool", data, global_pool=True)
-    graph = net.graph(net.add("elemwise_add", "sum", data, pooled))
-    with pytest.raises(UserError, match="layer sum: adds"):
         shapes.infer_shapes(graph, (6, 2, 2))
