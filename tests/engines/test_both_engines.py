@@ -1,5 +1,6 @@
 """Both engines on the same files: what one has trained, the other resumes and predicts with."""
 
+import csv
 import importlib.util
 
 import numpy as np
@@ -15,6 +16,8 @@ TRAIN = [
     *("--gpus", "cpu", "--image-shape", "3,64,64", "--batch-size", "16", "--mom", "0.9"),
     *("--lr-step-epochs", "2", "--ema", "0.9", "--data-nthreads", "2"),
 ]
+
+LOSSES = ("loss", "val_loss")  # columns of the log
 
 
 @pytest.fixture
@@ -48,6 +51,20 @@ def test_one_engine_resumes_and_submits_what_the_other_has_trained(
         rows[engine] = np.load(tmp_path / f"{engine}.npz")["probabilities"].astype(float)
     # What --save-probs writes has three digits.
     np.testing.assert_allclose(rows["mxnet"], rows["torch"], atol=1e-3)
+
+
+def test_three_epochs_on_the_sample_end_with_the_same_loss(train, tmp_path):
+    train("mxnet", 1)  # each engine would draw another head
+    begun = {path.name: path.read_bytes() for path in tmp_path.glob("net*")}
+    losses = {}
+    for engine in ("mxnet", "torch"):
+        for name, content in begun.items():
+            (tmp_path / name).write_bytes(content)
+        train(engine, 4, "--resume")
+        with open(tmp_path / "net-log.csv") as stream:
+            rows = [*csv.DictReader(stream)][-3:]
+        losses[engine] = [[float(row[column]) for column in LOSSES] for row in rows]
+    np.testing.assert_allclose(losses["torch"], losses["mxnet"], rtol=1e-3)
 
 
 def test_an_engine_that_lacks_something_says_so_in_one_line(script, sample, tmp_path):
