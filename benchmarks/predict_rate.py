@@ -9,24 +9,30 @@ The network has random weights, and predicts one batch of noise again and again.
 import numpy as np
 
 from benchmarks import rates
+from common.base.help import whole
 from common.base.script import run_script
 from common.data.loader import Batch
 
 
 def main():
-    args = rates.make_parser(__doc__, batch_size=16).parse_args()
-    rates.measure(args, "predict", make_predict)
+    parser = rates.make_parser(__doc__, batch_size=16)
+    parser.add_argument("--views", type=whole, default=1, help="of each image (%(default)s)")
+    parser.add_argument("--networks", type=whole, default=1, help="averaged (%(default)s)")
+    rates.measure(parser.parse_args(), "predict", make_predict)
 
 
 def make_predict(args, engine, devices):
     """Return a function that predicts a number of batches, as sub.py does."""
     shape = (3, args.image_size, args.image_size)
     network = rates.with_random_weights(rates.build_network(args), engine, shape)
-    pixels = np.random.default_rng(0).integers(0, 256, (args.batch_size, *shape), dtype=np.uint8)
+    views = () if args.views == 1 else (args.views,)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (args.batch_size, *views, *shape), dtype=np.uint8)
     if args.dtype == "int8":
-        network = engine.quantize(network, pixels[:4])
+        network = engine.quantize(network, pixels.reshape(-1, *shape)[:4])
+    networks = [network] * args.networks
     predictor = engine.Predictor(
-        [network], [1], devices, args.batch_size, shape, args.dtype, args.compile
+        networks, [1] * len(networks), devices, args.batch_size, shape, args.dtype, args.compile
     )
     images = engine.allocate(pixels.shape, np.uint8)
     images[:] = pixels

@@ -39,7 +39,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 15: %s' "$number" "$what"
+    printf '\n== %s of 16: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -59,6 +59,7 @@ measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
 measure 10 "both engines and plain PyTorch (needs sh setup.sh both)" engines
 measure 1 "training in several processes, PyTorch (needs sh setup.sh both)" processes
+measure 10 "how cost grows with images, batches, cores, classes, views, networks and records" growth
 measure 3 "time and memory of merging five networks of the whole challenge" merge
 measure 35 "what the network learns on the sample, with several seeds" learning
 measure 15 "what correcting the momentum gains when the learning rate steps, five seeds" momentum

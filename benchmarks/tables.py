@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, choices, momentum, plan
+from benchmarks import charts, choices, growth, momentum, plan
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -36,6 +36,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "training_profile": "python -m benchmarks.training_profile",
     "engines": "python -m benchmarks.engines",
     "gpu": "python -m benchmarks.gpu",
+    "growth": "python -m benchmarks.growth",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
@@ -301,6 +302,8 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "learning": (learning_table, charts.draw_learning, ["learning"]),
     "momentum": (momentum_table, None, ["momentum"]),
     "gpu": (gpu_table, None, ["gpu"]),
+    "growth": (growth.growth_table, None, ["growth"]),
+    "growth_records": (growth.records_table, None, ["growth"]),
     "rates": (plan.rates_table, None, ["scaling", "lists", "merge", "gpu"]),
     "plan": (plan.plan_table, None, ["scaling", "gpu"]),
     "choices": (choices_table, None, ["choices"]),
