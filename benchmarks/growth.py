@@ -1,4 +1,4 @@
-"""How cost grows: images/s by image size, batch, cores, classes, views, networks; memory by records.
+"""How cost grows: images/s by images, batches, cores, classes, views, networks; memory by records.
 
     python -m benchmarks.growth                     about ten minutes on two cores
     python -m benchmarks.growth --engine mxnet
