@@ -98,11 +98,20 @@ def start_torch_sides(wanted):
     if not python:
         print("PyTorch is left out: set TORCH_PYTHON=/path/to/python to one that has it")
         return {}
+    peer = [python, "-m", "benchmarks.torch_peer"]
+    return start_sides({name: [*peer, *arguments] for name, arguments in wanted.items()})
+
+
+def start_sides(commands):
+    """Start the sides of `{name: command}`; print which are left out, and why.
+
+    Returns:
+        `{name: Side}`.
+    """
     sides = {}
-    for name, arguments in wanted.items():
-        command = [python, "-m", "benchmarks.torch_peer", *map(str, arguments)]
+    for name, command in commands.items():
         try:
-            sides[name] = Side(name, command)
+            sides[name] = Side(name, [*map(str, command)])
         except UserError as error:
             print(f"left out: {error}", flush=True)
     return sides

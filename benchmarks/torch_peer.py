@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "int8"], default="float32")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pre-activation", action="store_true", help="the zoo's network")
+    parser.add_argument("--timm", metavar="NAME", help="timm's network instead of a ResNet")
     parser.add_argument("--folder", help="of JPEGs")
     parser.add_argument("--preset", choices=["training", "validation"], default="training")
     parser.add_argument("--reader", choices=["pil", "cv2"], default="cv2")
@@ -55,10 +56,15 @@ def main():
 
 
 def make_network(args):
-    """Return a ResNet in the memory layout that is fastest on CPUs, and a batch of noise."""
-    depths = DEPTHS[args.layers]
-    kind = PreActivationResNet if args.pre_activation else ResNet
-    network = kind(depths, bottleneck=args.layers >= 50, num_classes=args.classes)
+    """Return a network in the memory layout that is fastest on CPUs, and a batch of noise."""
+    if args.timm:
+        import timm
+
+        network = timm.create_model(args.timm, num_classes=args.classes)
+    else:
+        kind = PreActivationResNet if args.pre_activation else ResNet
+        bottleneck = args.layers >= 50
+        network = kind(DEPTHS[args.layers], bottleneck=bottleneck, num_classes=args.classes)
     shape = (args.batch_size, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     return network.to(memory_format=torch.channels_last), images

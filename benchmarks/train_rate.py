@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_rate --network resnet-152 --image-size 320 --batch-size 8
     python -m benchmarks.train_rate --engine torch --dtype bfloat16 --gpus 0
+    python -m benchmarks.train_rate --engine torch --network timm:convnext_tiny
 
 The network has random weights, and trains on one batch of noise again and again, with SGD as run.sh
 has it. `python fine-tune.py --dry-run` measures your own flags.
@@ -28,7 +29,7 @@ def make_train(args, engine, devices):
     schedule = Schedule("step", LEARNING_RATE, 1.0, (), warmup_updates=0, num_updates=0)
     options = TrainerOptions(args.batch_size, shape, schedule, args.dtype, args.compile)
     workers = engine.Workers("device", devices)
-    trainer = engine.Trainer(rates.build_network(args), devices, options, workers)
+    trainer = engine.Trainer(rates.build_network(args, engine), devices, options, workers)
     made_up = MadeUpImages(args.batch_size, shape, args.num_classes, allocate=engine.allocate)
     batch = next(iter(made_up))
     rows, classes = np.arange(args.batch_size), batch.labels.astype(int)
