@@ -50,7 +50,7 @@ measure() {
 measure 2 "time and memory of mx_list.py for 10,000 to 1,000,000 images" lists
 measure 2 "photographs packed per second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
 measure 7 "memory of packing 3,000 large photographs" packing --large
-measure 4 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader" feeding
+measure 15 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader, DALI" feeding
 measure 1 "memory of feeding over twenty epochs" loader_memory
 measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
 measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training

@@ -37,7 +37,8 @@ def main():
     parser.add_argument("--timm", metavar="NAME", help="timm's network instead of a ResNet")
     parser.add_argument("--folder", help="of JPEGs")
     parser.add_argument("--preset", choices=["training", "validation"], default="training")
-    parser.add_argument("--reader", choices=["pil", "cv2"], default="cv2")
+    readers = ["pil", "cv2", "torchvision", "torchvision-cv2"]
+    parser.add_argument("--reader", choices=readers, default="cv2")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.manual_seed(0)
