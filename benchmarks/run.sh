@@ -39,7 +39,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 16: %s' "$number" "$what"
+    printf '\n== %s of 17: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -51,6 +51,7 @@ measure 2 "time and memory of mx_list.py for 10,000 to 1,000,000 images" lists
 measure 2 "photographs packed per second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
 measure 7 "memory of packing 3,000 large photographs" packing --large
 measure 15 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader, DALI" feeding
+measure 1 "where the time of feeding goes" feeding_profile
 measure 1 "memory of feeding over twenty epochs" loader_memory
 measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
 measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
