@@ -12,8 +12,7 @@ import os
 import sys
 
 from benchmarks.compare import compare, make_parser, take_turns, write_result
-from benchmarks.sides import Side, close_all, start_torch_sides
-from common.base.files import UserError
+from benchmarks.sides import close_all, start_sides, start_torch_sides
 from common.base.script import run_script
 
 SIZE, CLASSES = 320, 5089
@@ -61,16 +60,10 @@ def start_ours(layers, work, dtype):
     wanted = {"ours, MXNet": ["--engine", "mxnet"], "ours, PyTorch": ["--engine", "torch"]}
     if (work, dtype) in COMPILED:
         wanted["ours, PyTorch --compile"] = ["--engine", "torch", "--compile"]
-    sides = {}
-    for name, flags in wanted.items():
-        command = [sys.executable, "-m", f"benchmarks.{work}_rate", "--serve", *flags]
-        command += ["--network", f"resnet-{layers}", "--image-size", SIZE, "--dtype", dtype]
-        command += ["--batch-size", BATCH_SIZES[work], "--batches", BATCHES[dtype]]
-        try:
-            sides[name] = Side(name, [*map(str, command)])
-        except UserError as error:
-            print(f"left out: {error}", flush=True)
-    return sides
+    command = [sys.executable, "-m", f"benchmarks.{work}_rate", "--serve"]
+    command += ["--network", f"resnet-{layers}", "--image-size", SIZE, "--dtype", dtype]
+    command += ["--batch-size", BATCH_SIZES[work], "--batches", BATCHES[dtype]]
+    return start_sides({name: [*command, *flags] for name, flags in wanted.items()})
 
 
 def start_peers(layers, work, dtype):

@@ -1,11 +1,12 @@
-"""Ours against MXNet's iterators, PyTorch's DataLoader and the bare JPEG decoder, at 320 px.
+"""Ours against MXNet's iterators, PyTorch's DataLoader, DALI and the bare JPEG decoder, at 320 px.
 
     python -m benchmarks.feeding                    made-up records, the training and the val preset
     python -m benchmarks.feeding --rec data/val.rec --threads 8
 
 All sides read the same photographs (683x512, JPEG 95) on the same number of threads, in turn, from
-a file that the page cache holds. PyTorch reads them as files, in worker processes, where
-TORCH_PYTHON=/path/to/python names a Python that has it. Writes benchmarks/results/feeding.json.
+a file that the page cache holds: on all cores, then on one. PyTorch (in worker processes) and DALI
+read them as files, where TORCH_PYTHON=/path/to/python names a Python that has them; of what
+requirements/peers.txt names, what is missing is left out. Writes benchmarks/results/feeding.json.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import numpy as np
 
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph, write_records
-from benchmarks.sides import close_all, start_torch_sides
+from benchmarks.sides import close_all, start_sides, start_torch_sides
 from common import engines
 from common.base.script import run_script
 from common.data.flags import add_data_args, add_data_aug_args
@@ -27,62 +28,84 @@ from common.engines.mxnet.runtime import mx
 from common.training import batches
 
 BATCH_SIZE, SIZE = 48, 320
-TORCH_READERS = {"PyTorch's `DataLoader`, PIL": "pil", "PyTorch's `DataLoader`, OpenCV": "cv2"}
+TORCH_READERS = {
+    "PyTorch's `DataLoader`, PIL": "pil",
+    "PyTorch's `DataLoader`, OpenCV": "cv2",
+    "PyTorch's `DataLoader`, torchvision": "torchvision",
+    "PyTorch's `DataLoader`, OpenCV and torchvision": "torchvision-cv2",
+}
+DALI = "DALI"
 IMAGE_ITER, RECORD_ITER = "`mx.img.ImageIter`, which 2017 used", "`mx.io.ImageRecordIter`"
 DECODER = "`cv2.imdecode` alone"
 MIXED = ("--rand-augment", "2,9", "--mixup", "0.8", "--cutmix", "1")
 PEERS = {  # smallest ratio that is asked for in (training, validation)
     IMAGE_ITER: (5.5, 2.5),
     RECORD_ITER: (1.9, 1.7),
-    **dict.fromkeys(TORCH_READERS, (None, None)),
-    DECODER: (0.75, 0.8),
+    **dict.fromkeys([*TORCH_READERS, DALI], (1.4, 1.4)),
+    DECODER: (0.85, 0.85),
 }
 
 
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--rec", help="records to read (default: made-up photographs)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    counts = sorted({1, os.cpu_count()}, reverse=True)
+    parser.add_argument("--threads", type=int, nargs="+", default=counts)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    if args.quick:
+        args.threads, args.rounds = args.threads[:1], 1
     comparisons, versions = [], {}
     with tempfile.TemporaryDirectory() as folder:
         # The start and the end of an epoch cost a twentieth of our time with 480 images. The
         # challenge has one epoch in 579,184 images, so more are read here.
         rec = args.rec or make_records(folder, 96 if args.quick else 960)
-        for number, preset in enumerate(("training", "validation")):
-            loader = ours(rec, preset, args.threads)
-            torch_sides = start_torch_readers(rec, folder, preset, args.threads)
-            sides = {
-                "ours": reader(loader),
-                IMAGE_ITER: mxnet_reader(image_iter(rec, preset)),
-                RECORD_ITER: mxnet_reader(image_record_iter(rec, preset, args.threads)),
-                **torch_sides,
-                DECODER: bare_decoder(rec, args.threads),
-            }
-            speeds = take_turns(sides, 1 if args.quick else args.rounds)
-            loader.close()
-            versions.update(close_all(torch_sides))
-            asked = {peer: least[number] for peer, least in PEERS.items()}
-            what = f"feeding, {preset}, {args.threads} threads"
-            comparisons.append(compare(what, speeds, "ours", asked))
-        comparisons.append(compare_mixed(rec, args))
+        photographs = write_photographs(rec, folder)
+        for threads in args.threads:
+            for preset in ("training", "validation"):
+                comparisons.append(
+                    compare_readers(rec, photographs, preset, threads, args.rounds, versions)
+                )
+        comparisons.append(compare_mixed(rec, args.threads[0], args.rounds))
     write_result("feeding", {"comparisons": comparisons}, args.quick, versions)
 
 
-def compare_mixed(rec, args):
+def compare_readers(rec, photographs, preset, threads, rounds, versions):
+    """Compare all that read with a preset; the versions that they name are added to `versions`."""
+    loader = ours(rec, preset, threads)
+    others = start_others(photographs, preset, threads)
+    sides = {
+        "ours": reader(loader),
+        IMAGE_ITER: mxnet_reader(image_iter(rec, preset)),
+        RECORD_ITER: mxnet_reader(image_record_iter(rec, preset, threads)),
+        **others,
+        DECODER: bare_decoder(rec, threads),
+    }
+    speeds = take_turns(sides, rounds)
+    loader.close()
+    versions.update(close_all(others))
+    asked = {peer: least[preset == "validation"] for peer, least in PEERS.items()}
+    return compare(f"feeding, {preset}, {count_threads(threads)}", speeds, "ours", asked)
+
+
+def compare_mixed(rec, threads, rounds):
     """Compare the loader that mixes and augments strongly with the plain one."""
     plain, mixed = "the plain preset", "ours"
     loaders = {
-        mixed: ours(rec, "training", args.threads, MIXED),
-        plain: ours(rec, "training", args.threads),
+        mixed: ours(rec, "training", threads, MIXED),
+        plain: ours(rec, "training", threads),
     }
     sides = {name: reader(loader) for name, loader in loaders.items()}
-    speeds = take_turns(sides, 1 if args.quick else args.rounds)
+    speeds = take_turns(sides, rounds)
     for loader in loaders.values():
         loader.close()
-    what = f"feeding, RandAugment and mixup, {args.threads} threads"
+    what = f"feeding, RandAugment and mixup, {count_threads(threads)}"
     return compare(what, speeds, mixed, {plain: 0.8})
+
+
+def count_threads(threads):
+    """Return "1 thread" or "2 threads"."""
+    return f"{threads} thread{'' if threads == 1 else 's'}"
 
 
 def make_records(folder, number=480):
@@ -91,18 +114,27 @@ def make_records(folder, number=480):
     return write_records(os.path.join(folder, "made_up"), encoded, [i % 10 for i in range(number)])
 
 
-def start_torch_readers(rec, folder, preset, threads):
-    """Start PyTorch's sides, on the photographs of the records as files."""
+def write_photographs(rec, folder):
+    """Write the photographs of the records as files; return their folder."""
     photographs = os.path.join(folder, "photographs")
-    os.makedirs(photographs, exist_ok=True)
+    os.makedirs(photographs)
     records = RecordFile(rec)
     for number in range(len(records)):
         with open(os.path.join(photographs, f"{number:08}.jpg"), "wb") as stream:
             stream.write(records.read(number).image)
-    flags = ["feed", "--folder", photographs, "--preset", preset, "--workers", threads]
+    return photographs
+
+
+def start_others(photographs, preset, threads):
+    """Start the sides that are processes: PyTorch's and DALI; print which are left out."""
+    flags = ["--folder", photographs, "--preset", preset, "--workers", threads]
     flags += ["--batch-size", BATCH_SIZE, "--size", SIZE]
-    wanted = {name: [*flags, "--reader", kind] for name, kind in TORCH_READERS.items()}
-    return start_torch_sides(wanted)
+    wanted = {name: ["feed", *flags, "--reader", kind] for name, kind in TORCH_READERS.items()}
+    sides = start_torch_sides(wanted)
+    if "TORCH_PYTHON" in os.environ:
+        command = [os.environ["TORCH_PYTHON"], "-m", "benchmarks.dali_peer", *flags]
+        sides.update(start_sides({DALI: command}))
+    return sides
 
 
 def ours(rec, preset, threads, flags=()):

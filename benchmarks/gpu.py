@@ -155,8 +155,8 @@ def share_of_peak(args, work, comparison, operations):
 def operations_of_an_image(layers):
     """Return the floating-point operations of the convolutions and the head for one image."""
     settings = argparse.Namespace(network=f"resnet-{layers}", num_classes=CLASSES)
-    graph = rates.build_network(settings).graph
     engine, shape = engines.load("torch"), (3, SIZE, SIZE)
+    graph = rates.build_network(settings, engine).graph
     weights, outputs = engine.infer_shapes(graph, shape), engine.layer_shapes(graph, shape)
     return sum(
         2 * math.prod(weights[f"{name}_weight"]) * math.prod(output[2:])

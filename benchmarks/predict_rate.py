@@ -2,6 +2,7 @@
 
     python -m benchmarks.predict_rate --network resnet-152 --image-size 320 --batch-size 16
     python -m benchmarks.predict_rate --engine torch --dtype bfloat16 --gpus 0
+    python -m benchmarks.predict_rate --engine torch --network timm:convnext_tiny
 
 The network has random weights, and predicts one batch of noise again and again.
 """
@@ -24,7 +25,7 @@ def main():
 def make_predict(args, engine, devices):
     """Return a function that predicts a number of batches, as sub.py does."""
     shape = (3, args.image_size, args.image_size)
-    network = rates.with_random_weights(rates.build_network(args), engine, shape)
+    network = rates.with_random_weights(rates.build_network(args, engine), engine, shape)
     views = () if args.views == 1 else (args.views,)
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (args.batch_size, *views, *shape), dtype=np.uint8)

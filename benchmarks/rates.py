@@ -11,9 +11,11 @@ from benchmarks.compare import processor_name
 from benchmarks.sides import serve
 from common.base.files import UserError
 from common.base.help import Parser, whole
-from common.engines import add_engine_arg
+from common.engines import add_engine_arg, require_engine_of_timm
 from common.engines.choice import choose
 from common.networks import Network, edits, resnet
+from common.networks.timm_network import TimmNetwork
+from common.networks.timm_pretrained import HUB
 
 ROUNDS = 5
 
@@ -21,7 +23,11 @@ ROUNDS = 5
 def make_parser(description, batch_size):
     """Return a parser of the flags that both have; `batch_size` is the default one."""
     parser = Parser(description=description.splitlines()[0])
-    parser.add_argument("--network", default="resnet-152", help="resnet-N (default: %(default)s)")
+    parser.add_argument(
+        "--network",
+        default="resnet-152",
+        help="resnet-N, or timm:NAME, e.g. timm:convnext_tiny (default: %(default)s)",
+    )
     parser.add_argument("--image-size", type=whole, default=320, help="pixels (%(default)s)")
     parser.add_argument("--batch-size", type=whole, default=batch_size, help="(%(default)s)")
     parser.add_argument("--num-classes", type=whole, default=5089, help="(%(default)s)")
@@ -33,11 +39,18 @@ def make_parser(description, batch_size):
     return parser
 
 
-def build_network(args):
-    """Return the `Network` of `--network` for raw images, without numbers."""
+def build_network(args, engine):
+    """Return the network of `--network` for raw images, without numbers."""
+    if args.network.startswith(HUB):
+        require_engine_of_timm(engine, args.network)
+        config = engine.timm_config(args.network[len(HUB) :])
+        return TimmNetwork.from_config(config, {}).with_new_head(args.num_classes)
     found = re.fullmatch(r"resnet-(\d+)", args.network)
     if not found:
-        raise UserError(f"--network {args.network}: must be resnet-N, e.g. resnet-152")
+        raise UserError(
+            f"--network {args.network}: must be resnet-N or timm:NAME, e.g. resnet-152 or"
+            " timm:convnext_tiny"
+        )
     graph = edits.take_raw_images(resnet.build_resnet(int(found.group(1)), args.num_classes))
     return Network(graph, {}, {}, "fc1")
 
@@ -45,8 +58,10 @@ def build_network(args):
 def with_random_weights(network, engine, image_shape):
     """Return the network with weights that keep the size of what they are given (He et al. 2015).
 
-    As in a trained network no number is denormal: those are slow.
+    As in a trained network no number is denormal: those are slow. timm draws its own weights.
     """
+    if isinstance(network, TimmNetwork):
+        return network
     rng, params, stats = np.random.default_rng(0), {}, {}
     for name, shape in engine.infer_shapes(network.graph, image_shape).items():
         if name.endswith("_weight"):
@@ -65,7 +80,10 @@ def measure(args, work, make):
         make: `make(args, engine, devices)` returns the function, which computes a number of
             batches and returns their losses.
     """
-    ways = {"compiled": args.compile, "tf32": args.tf32}
+    of_timm = args.network.startswith(HUB)
+    if of_timm and args.dtype == "int8":
+        raise UserError(f"--dtype int8: {args.network} is a network of timm; use --dtype bfloat16")
+    ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
     engine, devices, reason = choose(args.engine, args.gpus, args.dtype, work, **ways)
     compute = make(args, engine, devices)
     compute(1)  # compiles, and plans the layers

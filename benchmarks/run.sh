@@ -1,8 +1,8 @@
 #!/bin/sh
 # Runs every benchmark with its peers, then makes the tables and charts of docs/ from the results.
 #
-#   sh benchmarks/run.sh          about two hours on two cores that are otherwise idle
-#   sh benchmarks/run.sh quick    about 10 minutes, to see that all of it works: small versions, whose
+#   sh benchmarks/run.sh          about two and a half hours on two cores that are otherwise idle
+#   sh benchmarks/run.sh quick    about 15 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
 #
@@ -39,7 +39,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 16: %s' "$number" "$what"
+    printf '\n== %s of 18: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -50,7 +50,8 @@ measure() {
 measure 2 "time and memory of mx_list.py for 10,000 to 1,000,000 images" lists
 measure 2 "photographs packed per second: ours, MXNet's im2rec.py, a bare loop over cv2" packing
 measure 7 "memory of packing 3,000 large photographs" packing --large
-measure 4 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader" feeding
+measure 15 "images fed per second: ours, MXNet's iterators, PyTorch's DataLoader, DALI" feeding
+measure 1 "where the time of feeding goes" feeding_profile
 measure 1 "memory of feeding over twenty epochs" loader_memory
 measure 2 "packing and feeding with 1, 2, 4, ... workers" scaling
 measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
@@ -58,6 +59,8 @@ measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
 measure 10 "both engines and plain PyTorch (needs sh setup.sh both)" engines
+measure 30 "predicting: ours, PyTorch compiled, ONNX Runtime, OpenVINO (needs requirements/peers.txt)" \
+    inference_peers
 measure 1 "training in several processes, PyTorch (needs sh setup.sh both)" processes
 measure 10 "how cost grows with images, batches, cores, classes, views, networks and records" growth
 measure 3 "time and memory of merging five networks of the whole challenge" merge

@@ -13,7 +13,10 @@ import tempfile
 from common.base.files import ROOT, UserError
 
 # Set by common/engines/mxnet/runtime.py; a child process would inherit them.
-_OURS = ("OMP_NUM_THREADS", "MXNET_CPU_PARALLEL_SIZE", "MXNET_CPU_PARALLEL_COPY_SIZE")
+_OURS = (
+    *("OMP_NUM_THREADS", "GOMP_SPINCOUNT"),
+    *("MXNET_CPU_PARALLEL_SIZE", "MXNET_CPU_PARALLEL_COPY_SIZE"),
+)
 
 
 def plain_environment():
@@ -98,11 +101,21 @@ def start_torch_sides(wanted):
     if not python:
         print("PyTorch is left out: set TORCH_PYTHON=/path/to/python to one that has it")
         return {}
+    # As our own processes set it (common/base/processor.py).
+    peer = ["env", "GOMP_SPINCOUNT=3000", python, "-m", "benchmarks.torch_peer"]
+    return start_sides({name: [*peer, *arguments] for name, arguments in wanted.items()})
+
+
+def start_sides(commands):
+    """Start the sides of `{name: command}`; print which are left out, and why.
+
+    Returns:
+        `{name: Side}`.
+    """
     sides = {}
-    for name, arguments in wanted.items():
-        command = [python, "-m", "benchmarks.torch_peer", *map(str, arguments)]
+    for name, command in commands.items():
         try:
-            sides[name] = Side(name, command)
+            sides[name] = Side(name, [*map(str, command)])
         except UserError as error:
             print(f"left out: {error}", flush=True)
     return sides

@@ -30,6 +30,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "packing": "python -m benchmarks.packing",
     "packing_large": "python -m benchmarks.packing --large",
     "feeding": "python -m benchmarks.feeding",
+    "feeding_profile": "python -m benchmarks.feeding_profile",
     "loader_memory": "python -m benchmarks.loader_memory",
     "training": "python -m benchmarks.training",
     "training_loop": "python -m benchmarks.training_loop",
@@ -37,6 +38,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "engines": "python -m benchmarks.engines",
     "gpu": "python -m benchmarks.gpu",
     "growth": "python -m benchmarks.growth",
+    "inference_peers": "python -m benchmarks.inference_peers",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
@@ -269,6 +271,23 @@ def profile_table(results, sources):
     return markdown(header, rows)
 
 
+def feeding_profile_table(results, sources):
+    """A row for each step of feeding: milliseconds of a core an image, and its share."""
+    profiles = results["feeding_profile"]["milliseconds"]
+    header, rows = ["step"], []
+    for preset in profiles:
+        header += [f"{preset}, ms of a core", "share"]
+    for step in (*profiles["training"], "all"):
+        row = [step]
+        for steps in profiles.values():
+            total = sum(steps.values())
+            milliseconds = total if step == "all" else steps.get(step)
+            is_done = milliseconds is not None  # validation leaves the colours
+            row += [f"{milliseconds:.2f}", f"{milliseconds / total:.0%}"] if is_done else ["", ""]
+        rows.append(row)
+    return markdown(header, rows)
+
+
 def footnote(results, sources):
     """Return the commands that make a table, and the machine that each ran on."""
     commands = {}
@@ -291,11 +310,13 @@ def describe_machine(machine):
 TABLES = {  # name: (what writes it, what draws its chart, the results that it needs)
     "packing": (ratio_table, charts.draw_ratios, ["packing"]),
     "feeding": (ratio_table, charts.draw_ratios, ["feeding"]),
+    "feeding_profile": (feeding_profile_table, None, ["feeding_profile"]),
     "training": (ratio_table, charts.draw_ratios, ["training", "training_loop"]),
     "highlights": (highlights_table, None, ["packing", "feeding", "training"]),
     "training_profile": (profile_table, None, ["training_profile"]),
     "submission": (ratio_table, charts.draw_ratios, ["submission"]),
     "engines": (ratio_table, charts.draw_ratios, ["engines"]),
+    "inference_peers": (ratio_table, charts.draw_ratios, ["inference_peers"]),
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
     "processes": (processes_table, None, ["processes"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),

@@ -38,9 +38,11 @@ def main():
     parser.add_argument("--tf32", action="store_true", help="float32 as TF32, on a GPU")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--pre-activation", action="store_true", help="the zoo's network")
+    parser.add_argument("--timm", metavar="NAME", help="timm's network instead of a ResNet")
     parser.add_argument("--folder", help="of JPEGs")
     parser.add_argument("--preset", choices=["training", "validation"], default="training")
-    parser.add_argument("--reader", choices=["pil", "cv2"], default="cv2")
+    readers = ["pil", "cv2", "torchvision", "torchvision-cv2"]
+    parser.add_argument("--reader", choices=readers, default="cv2")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -54,9 +56,8 @@ def main():
         work, version = make_feeder(args)
         versions.update(version)
     else:
-        work = {"train": make_trainer, "predict": make_predictor, "peak": make_product}[args.work](
-            args
-        )
+        make = {"train": make_trainer, "predict": make_predictor, "peak": make_product}[args.work]
+        work = make(args)
         work()  # compiles
     serve(work, versions)
 
@@ -65,10 +66,15 @@ def main():
 
 
 def make_network(args):
-    """Return a ResNet on its device in the memory layout that is fastest, and a batch of noise."""
-    depths = DEPTHS[args.layers]
-    kind = PreActivationResNet if args.pre_activation else ResNet
-    network = kind(depths, bottleneck=args.layers >= 50, num_classes=args.classes)
+    """Return a network on its device in the layout that is fastest, and a batch of noise."""
+    if args.timm:
+        import timm
+
+        network = timm.create_model(args.timm, num_classes=args.classes)
+    else:
+        kind = PreActivationResNet if args.pre_activation else ResNet
+        bottleneck = args.layers >= 50
+        network = kind(DEPTHS[args.layers], bottleneck=bottleneck, num_classes=args.classes)
     shape = (args.batch_size, 3, args.size, args.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=args.device)
     return network.to(args.device, memory_format=torch.channels_last), images

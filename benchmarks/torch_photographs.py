@@ -1,10 +1,13 @@
 """The training and validation presets as a user of PyTorch writes them, for its DataLoader.
 
-torchvision need not be installed: `pil` calls what its transforms call for PIL images (a crop,
-`resize`, `ImageEnhance`), `cv2` does the same with OpenCV, in tables of 256 entries where it can,
-as albumentations does. Both take a path and give uint8 RGB (H, W, 3).
+`torchvision` decodes with torchvision and calls its transforms (v2) for uint8 tensors,
+`torchvision-cv2` calls them for what OpenCV decodes. The others do without torchvision: `pil` calls
+what its transforms call for PIL images (a crop, `resize`, `ImageEnhance`), `cv2` does the same with
+OpenCV, in tables of 256 entries where it can, as albumentations does. All take a path and give
+uint8 RGB (H, W, 3).
 """
 
+import functools
 import glob
 import math
 import os
@@ -23,6 +26,11 @@ try:
     from PIL import Image, ImageEnhance
 except ImportError:
     PIL = None
+try:
+    import torchvision
+    from torchvision.transforms import v2
+except (ImportError, RuntimeError):  # the latter: it belongs to another PyTorch
+    torchvision = None
 
 # ImageNet's colours: standard deviations along their principal components, a row a channel (RGB).
 PCA = np.array(
@@ -47,11 +55,15 @@ class Photographs(Dataset):
 
 def reader_version(reader):
     """Return {title: version} of a reader's package; exit where it is missing, and say the fix."""
-    package = cv2 if reader == "cv2" else PIL
+    package, title, name = {
+        "pil": (PIL, "Pillow", "pillow"),
+        "cv2": (cv2, "PyTorch's OpenCV", "opencv-python-headless"),
+        "torchvision": (torchvision, "torchvision", "torchvision"),
+        "torchvision-cv2": (torchvision and cv2, "PyTorch's OpenCV", "torchvision opencv-python"),
+    }[reader]
     if package is None:
-        name = "opencv-python-headless" if reader == "cv2" else "pillow"
         raise SystemExit(f"not installed beside PyTorch: pip install {name}")
-    return {"PyTorch's OpenCV" if reader == "cv2" else "Pillow": package.__version__}
+    return {title: package.__version__}
 
 
 def start_worker(number):
@@ -147,9 +159,53 @@ def cv2_validate(path, size):
     return image[top : top + size, left : left + size]
 
 
+# --- torchvision --------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=None)
+def v2_transforms(preset, size):
+    """Return torchvision's transforms, of a tensor (3, H, W) to one of (3, size, size)."""
+    if preset == "validation":
+        return v2.Compose([v2.Resize(size * 360 // 320), v2.CenterCrop(size)])
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, scale=(0.3, 1), ratio=(3 / 4, 4 / 3)),
+            v2.RandomHorizontalFlip(),
+            v2.ColorJitter(0.4, 0.4, 0.4),
+            v2.Lambda(add_lighting),
+        ]
+    )
+
+
+def add_lighting(image):
+    noise = torch.tensor(random_lighting(), dtype=torch.float32)
+    return (image + noise[:, None, None]).clamp_(0, 255).to(torch.uint8)
+
+
+def v2_of_torchvision(preset):
+    def read(path, size):
+        encoded = torchvision.io.read_file(path)
+        image = torchvision.io.decode_jpeg(encoded, torchvision.io.ImageReadMode.RGB)
+        return v2_transforms(preset, size)(image).permute(1, 2, 0).numpy()
+
+    return read
+
+
+def v2_of_cv2(preset):
+    def read(path, size):
+        image = torch.from_numpy(cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB))
+        return v2_transforms(preset, size)(image.permute(2, 0, 1)).permute(1, 2, 0).numpy()
+
+    return read
+
+
 PRESETS = {
     ("pil", "training"): pil_train,
     ("pil", "validation"): pil_validate,
     ("cv2", "training"): cv2_train,
     ("cv2", "validation"): cv2_validate,
+    ("torchvision", "training"): v2_of_torchvision("training"),
+    ("torchvision", "validation"): v2_of_torchvision("validation"),
+    ("torchvision-cv2", "training"): v2_of_cv2("training"),
+    ("torchvision-cv2", "validation"): v2_of_cv2("validation"),
 }

@@ -3,6 +3,7 @@
     python -m benchmarks.train_rate --network resnet-152 --image-size 320 --batch-size 8
     python -m benchmarks.train_rate --engine torch --dtype bfloat16 --gpus 0 --batch-size 64
     python -m benchmarks.train_rate --gpus 0 --records data/train.rec --threads 16
+    python -m benchmarks.train_rate --engine torch --network timm:convnext_tiny
 
 The network has random weights, and trains with SGD, as run.sh has it: on one batch of noise again
 and again, or on records, which are read and augmented as fine-tune.py does it.
@@ -38,7 +39,7 @@ def make_train(args, engine, devices):
     schedule = Schedule("step", LEARNING_RATE, 1.0, (), warmup_updates=0, num_updates=0)
     options = TrainerOptions(args.batch_size, shape, schedule, args.dtype, args.compile)
     workers = engine.Workers("device", devices)
-    trainer = engine.Trainer(rates.build_network(args), devices, options, workers)
+    trainer = engine.Trainer(rates.build_network(args, engine), devices, options, workers)
     batches = endless(open_loader(args, engine.allocate))
 
     def train(count):

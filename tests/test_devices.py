@@ -6,7 +6,7 @@ import re
 import pytest
 
 from common.base.files import UserError
-from tests.conftest import only
+from tests.conftest import only, run_python
 
 
 @pytest.fixture
@@ -61,6 +61,16 @@ def test_the_first_gpu_computes(devices, engine):
         assert torch.ones(2, device=device).sum().item() == 2
         free, total = devices.gpu_memory(device)
     assert 0 < free <= total
+
+
+SPINNING = "from common import engines; engines.load('{}'); import os; print({})"
+
+
+def test_waiting_threads_do_not_spin_for_long(engine):
+    code = SPINNING.format(engine, "os.environ.get('GOMP_SPINCOUNT')")
+    assert run_python("-c", code)[1] == "3000\n"
+    assert run_python("-c", code, GOMP_SPINCOUNT="7")[1] == "7\n"
+    assert run_python("-c", code, OMP_WAIT_POLICY="active")[1] == "None\n"
 
 
 def test_the_memory_of_this_process_is_reported(devices):

@@ -34,7 +34,9 @@ class Gradients:
         """
         if self._sums is not None:
             torch._foreach_add_(gradients, self._sums)
-        torch._foreach_mul_(gradients, self._scale / (self._batches + 1))
+        scale = self._scale / (self._batches + 1)
+        if scale != 1:
+            torch._foreach_mul_(gradients, scale)
         if self._clip_norm:
             norm = torch.linalg.vector_norm(norms(gradients))
             torch._foreach_mul_(gradients, (self._clip_norm / (norm + 1e-6)).clamp(max=1))

@@ -30,9 +30,24 @@ def pooling(attrs):
 
     def compute(x):
         after = [_pad_after(*size, convention) for size in zip(x.shape[2:], kernel, stride, pad)]
+        if x.is_meta:  # PyTorch imports its compiler for the shape of a maximum
+            return x.new_empty((*x.shape[:2], *_windows(x.shape[2:], kernel, stride, pad, after)))
         return _pool(x, kind, power, kernel, stride, pad, after, counts_pads)
 
     return compute
+
+
+def _windows(sides, kernel, stride, pad, after):
+    """Return how many windows there are along each axis.
+
+    Raises:
+        ValueError: the image is smaller than a window.
+    """
+    padded = [side + before + behind for side, before, behind in zip(sides, pad, after)]
+    counts = [(side - size) // step + 1 for side, size, step in zip(padded, kernel, stride)]
+    if min(counts) < 1:
+        raise ValueError(f"a window of {kernel} does not fit into {tuple(sides)}")
+    return counts
 
 
 def _pad_after(size, kernel, stride, pad, convention):

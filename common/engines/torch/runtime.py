@@ -11,12 +11,13 @@ import warnings
 
 from common.base.files import UserError
 from common.base.memory import keep_all_freed_memory
-from common.base.processor import usable_cores
+from common.base.processor import limit_spinning, usable_cores
 
 _OLDEST = (2, 1)  # whose autocast, channels_last and foreach operators this engine uses
 
 
 def _import():
+    limit_spinning()
     try:
         import torch
     except ModuleNotFoundError as error:

@@ -3,7 +3,7 @@
 import math
 
 from common.base.files import UserError
-from common.engines.torch import operators
+from common.engines.torch import layers, operators
 from common.engines.torch.runtime import torch
 
 # What the operators raise where images are too small for them, or shapes do not fit.
@@ -64,16 +64,23 @@ def shapes_of(plan, data_shape):
 
 
 def _run(step, values):
-    """Compute a step on tensors without numbers; what keeps its input's shape needs no computing.
+    """Compute a step on tensors without numbers; the shapes of frequent layers need no computing.
 
-    PyTorch finds the shapes of BatchNorm in Python, which takes 1 s for a ResNet-152, and so does
-    what it imports for the first sum.
+    PyTorch finds the shapes of BatchNorm in Python, which takes 1 s for a ResNet-152. For those of
+    a convolution, a product or a sum it first imports its compiler, which takes 1 s, too.
     """
     first = values[step.inputs[0]]
     if step.op in _SAME and any(values[entry].shape != first.shape for entry in step.inputs):
         raise ValueError(f"adds {' and '.join(str(tuple(values[e].shape)) for e in step.inputs)}")
     if step.op in _KEEPING:
         values[step.node, 0] = first
+    elif step.op in _OUTPUTS:
+        expected = _RULES[step.op](step.attributes, first.shape)
+        for position, entry in enumerate(step.inputs[1:], start=1):
+            if tuple(values[entry].shape) != expected[position]:
+                found = tuple(values[entry].shape)
+                raise ValueError(f"takes parameters of {expected[position]}, not {found}")
+        values[step.node, 0] = _tensor(_OUTPUTS[step.op](step.attributes, first.shape))
     else:
         values.update(operators.outputs_of(step, values))
 
@@ -133,6 +140,32 @@ def _of_group_norm(attrs, x):
     return dict.fromkeys((1, 2), (attrs.integer("num_groups", 1),))
 
 
+# --- What layers with parameters give -----------------------------------------------------------
+
+
+def _from_convolution(attrs, x):
+    kernel, stride, dilation, padding = layers.windows(attrs)
+    if len(x) != 2 + len(kernel):
+        raise ValueError(f"a kernel of {len(kernel)} dimensions for {tuple(x)}")
+    sides = [
+        (side + 2 * pad - step * (size - 1) - 1) // jump + 1
+        for side, size, jump, step, pad in zip(x[2:], kernel, stride, dilation, padding)
+    ]
+    if min(sides) < 1:
+        raise ValueError(f"a kernel of {kernel} does not fit into {tuple(x[2:])}")
+    return (x[0], attrs.integer("num_filter"), *sides)
+
+
+def _from_fully_connected(attrs, x):
+    rows = x[:1] if attrs.flag("flatten", True) else x[:-1]
+    return (*rows, attrs.integer("num_hidden"))
+
+
+_OUTPUTS = {
+    "Convolution": _from_convolution,
+    "Convolution_v1": _from_convolution,
+    "FullyConnected": _from_fully_connected,
+}
 _BY_CHANNEL = _along(1)
 _RULES = {
     "BatchNorm": _BY_CHANNEL,

@@ -38,16 +38,18 @@ class Trainer:
         self._seed(0)
         module, attributes = build_module(network, workers.device, options)
         self._weights = module.params
+        # Of the means of all processes' gradients, which are sums over images.
+        scale = workers.size / (options.batch_size * workers.num_machines)
         loss_settings = {**module.loss_settings}
-        loss_settings["grad_scale"] *= options.loss_scale
+        # The loss is scaled, not the gradients: those are another pass over the memory. In float16
+        # they would become 0.
+        of_loss = options.loss_scale if options.dtype == "float16" else scale
+        loss_settings["grad_scale"] *= of_loss
         if options.logit_adjustment is not None:
             adjustment = torch.tensor(options.logit_adjustment, dtype=torch.float32)
             loss_settings["logit_adjustment"] = adjustment.to(workers.device)
         self._replica = Replica(module, workers, loss_settings, options.sync_batch_norm)
-        images = options.batch_size * workers.num_machines
-        # Of the means of all processes' gradients.
-        scale = workers.size / (images * options.loss_scale)
-        self._gradients = Gradients(scale, options.clip_norm)
+        self._gradients = Gradients(scale / of_loss, options.clip_norm)
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
         self._optimizer = Optimizer(
             options.optimizer,
