@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, choices, growth, momentum, plan
+from benchmarks import charts, choices, company, growth, momentum, plan
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -38,6 +38,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "engines": "python -m benchmarks.engines",
     "gpu": "python -m benchmarks.gpu",
     "growth": "python -m benchmarks.growth",
+    "company": "python -m benchmarks.company",
     "inference_peers": "python -m benchmarks.inference_peers",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
@@ -323,6 +324,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "learning": (learning_table, charts.draw_learning, ["learning"]),
     "momentum": (momentum_table, None, ["momentum"]),
     "gpu": (gpu_table, None, ["gpu"]),
+    "company": (company.company_table, None, ["company"]),
     "growth": (growth.growth_table, None, ["growth"]),
     "growth_records": (growth.records_table, None, ["growth"]),
     "rates": (plan.rates_table, None, ["scaling", "lists", "merge", "gpu"]),
