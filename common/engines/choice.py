@@ -78,7 +78,7 @@ def _preferred(devices, dtype, work):
     unit = _vector_unit()
     ratio = _MEASURED.get((unit, work, dtype), 1.0)
     if ratio >= _CLEARLY:
-        return "torch", f"measured {ratio:.1f} times as fast as MXNet in {dtype} with {unit}"
+        return "torch", f"measured {ratio:g} times as fast as MXNet in {dtype} with {unit}"
     return "mxnet", "both are installed, and PyTorch was not measured to be faster here"
 
 

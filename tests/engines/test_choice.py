@@ -55,7 +55,8 @@ def test_of_both_the_one_that_was_measured_to_be_faster_is_taken(processor):
 
 
 @needs_both
-def test_what_one_engine_does_not_do_the_other_one_does():
+def test_what_one_engine_does_not_do_the_other_one_does(processor):
+    processor("avx2")
     name, reason = chosen(compiled=True)
     assert name == "PyTorch"
     assert reason == (

@@ -72,7 +72,8 @@ def test_a_step_and_a_prediction_import_no_compiler(python):
         from common import engines
 
         sys.argv[1:] = ["--network=resnet-18", "--image-size=64", "--num-classes=3"]
-        args = rates.parse_args("x", batch_size=2)
+        args = rates.make_parser("x", batch_size=2).parse_args()
+        args.records, args.views, args.networks = None, 1, 1
         torch = engines.load("torch")
         for make in (train_rate.make_train, predict_rate.make_predict):
             make(args, torch, torch.parse_devices("cpu"))(1)
