@@ -1,9 +1,9 @@
 """How many test photographs the demo names right, whatever rounds its sums.
 
     python -m benchmarks.demo_accuracy              the demo as it is: 30 runs of about two minutes
-    python -m benchmarks.demo_accuracy --recipe views --predict "--crops 10"
+    python -m benchmarks.demo_accuracy --recipe one-view --predict ""
     python -m benchmarks.demo_accuracy --recipe average --train "--ema 0.9" \\
-        --predict "--model-prefix {prefix}-ema" --epochs 15,16
+        --predict "--crops 10 --model-prefix {prefix}-ema"
     python -m benchmarks.demo_accuracy --engines torch --seeds 0,1 --instructions AVX2,default
     python -m benchmarks.demo_accuracy --quick      one run of one epoch
 
@@ -30,6 +30,7 @@ from common.base.script import run_script
 
 # What limits oneDNN's vector instructions: in MXNet's version, in PyTorch's.
 LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+DEMO_VIEWS = "--crops 10"  # as demo.sh predicts
 
 
 def main():
@@ -53,7 +54,9 @@ def parse_args():
     parser = make_parser(__doc__)
     parser.add_argument("--recipe", default="demo", help="a name for the flags (default: demo)")
     parser.add_argument("--train", default="", metavar="FLAGS", help="more flags of fine-tune.py")
-    parser.add_argument("--predict", default="", metavar="FLAGS", help="more flags of sub.py")
+    parser.add_argument(
+        "--predict", default=DEMO_VIEWS, metavar="FLAGS", help="flags of sub.py (%(default)s)"
+    )
     parser.add_argument(
         "--epochs", default=str(EPOCHS), help="sub.py's checkpoints (default: %(default)s)"
     )

@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, choices, company, growth, momentum, plan
+from benchmarks import charts, choices, company, demo_accuracy, growth, momentum, plan
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -46,6 +46,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "scaling": "python -m benchmarks.scaling",
     "processes": "python -m benchmarks.processes",
     "learning": "python -m benchmarks.learning",
+    "demo_accuracy": "python -m benchmarks.demo_accuracy",
     "momentum": "python -m benchmarks.momentum",
     "choices": "python -m benchmarks.choices",
 }
@@ -228,6 +229,11 @@ def learning_table(results, sources):
     return table
 
 
+def demo_accuracy_table(results, sources):
+    """A row for each engine and limit of the processor's instructions, and for all."""
+    return demo_accuracy.table(results["demo_accuracy"]["recipes"])
+
+
 def momentum_table(results, sources):
     """A row for each rule, and one with the differences between the two runs of a seed."""
     runs = results["momentum"]["runs"]
@@ -322,6 +328,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "processes": (processes_table, None, ["processes"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
     "learning": (learning_table, charts.draw_learning, ["learning"]),
+    "demo_accuracy": (demo_accuracy_table, None, ["demo_accuracy"]),
     "momentum": (momentum_table, None, ["momentum"]),
     "gpu": (gpu_table, None, ["gpu"]),
     "company": (company.company_table, None, ["company"]),
