@@ -46,8 +46,8 @@ def test_the_highlights_hold_one_comparison_of_each_result_with_all_its_peers():
     result = {"comparisons": [first, last], "machine": MACHINE}
     table = tables.make_table("highlights", dict.fromkeys(tables.HIGHLIGHTS, result))
     row = "| {} | 20.0 | peer: 2.00; loop: 0.75 |"
-    assert table.count(row.format("last")) == 2  # packing and training
-    assert table.count(row.format("first")) == 1  # feeding
+    assert table.count(row.format("last")) == 1  # packing
+    assert table.count(row.format("first")) == 2  # feeding, and training on a GPU
 
 
 def test_what_was_not_measured_names_its_command():
