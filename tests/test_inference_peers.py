@@ -19,9 +19,9 @@ SIDE = 32
 
 
 def flags(network, dtype="float32"):
-    return argparse.Namespace(
-        network=network, image_size=SIDE, batch_size=2, num_classes=3, dtype=dtype, compile=False
-    )
+    shapes = {"image_size": SIDE, "batch_size": 2, "num_classes": 3, "views": 1, "networks": 1}
+    ways = {"dtype": dtype, "compile": False, "tf32": False, "records": None}
+    return argparse.Namespace(network=network, **shapes, **ways)
 
 
 @pytest.fixture(scope="module")
