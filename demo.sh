@@ -59,7 +59,7 @@ run "$python" sub.py 16 cpu --data-dir data/sample --model-prefix model/sample -
 
 say "The scores: on the validation photographs, and on the test photographs"
 run "$python" sub.py 16 cpu --data-dir data/sample --model-prefix model/sample --batch-size 16 \
-    --crops 10 --set val --output val_sample.csv
+    --set val --output val_sample.csv
 run "$python" data/score_sample.py submission_sample.csv data/sample/solution.csv
 
 cat <<END

@@ -3,7 +3,7 @@
     python -m benchmarks.company                    about two minutes on two cores
     python -m benchmarks.company --engine mxnet
 
-By how OpenMP's threads wait: as libgomp has it, as this project sets it, and asleep at once.
+By how OpenMP's threads wait: as libgomp has it, as the PyTorch engine sets it, and asleep at once.
 ResNet-18 with random weights at 128 pixels, all cores for each run. Adds to
 benchmarks/results/company.json.
 """
@@ -20,7 +20,7 @@ from common.base.script import run_script
 
 WAITING = {  # the words of the table, and the environment
     "libgomp's default (`GOMP_SPINCOUNT=300000`)": "GOMP_SPINCOUNT=300000",
-    "this project's default (`GOMP_SPINCOUNT=3000`)": "GOMP_SPINCOUNT=3000",
+    "the PyTorch engine's default (`GOMP_SPINCOUNT=3000`)": "GOMP_SPINCOUNT=3000",
     "asleep at once (`OMP_WAIT_POLICY=passive`)": "OMP_WAIT_POLICY=passive",
 }
 SECONDS = 3.0  # of a round
@@ -33,7 +33,8 @@ def main():
     args = parser.parse_args()
     if args.quick:
         args.rounds = 1
-    kept, versions = read_result("company", args.quick).get("runs", {}), {}
+    result = read_result("company", args.quick)
+    kept, versions = result.get("runs", {}), result.get("machine", {}).get("versions", {})
     kept[args.engine] = {}
     for words, setting in WAITING.items():
         kept[args.engine][words] = found = measure(args, setting, versions)

@@ -101,7 +101,7 @@ def start_torch_sides(wanted):
     if not python:
         print("PyTorch is left out: set TORCH_PYTHON=/path/to/python to one that has it")
         return {}
-    # As our own processes set it (common/base/processor.py).
+    # As our own processes set it (common/engines/torch/runtime.py).
     peer = ["env", "GOMP_SPINCOUNT=3000", python, "-m", "benchmarks.torch_peer"]
     return start_sides({name: [*peer, *arguments] for name, arguments in wanted.items()})
 

@@ -36,15 +36,3 @@ def usable_cores():
     except (OSError, ValueError):
         return len(siblings)
     return max(1, min(len(siblings), quota // period))
-
-
-def limit_spinning():
-    """Let OpenMP's threads sleep that wait for long; call it before OpenMP is loaded.
-
-    By default they spin for milliseconds, on cores that another process may need. Measured on two
-    cores, training a ResNet-18 with PyTorch, images/s: alone 71, and 75 with this; two such
-    processes at once 7 each, and 28 each with this. With `OMP_WAIT_POLICY=passive`: alone 62, at
-    once 34 each. What a user has set stays.
-    """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")

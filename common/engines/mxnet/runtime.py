@@ -12,7 +12,7 @@ import re
 import sys
 
 from common.base.files import UserError
-from common.base.processor import limit_spinning, usable_cores
+from common.base.processor import usable_cores
 
 # Names that numpy 1.24 removed and that MXNet's Python code still uses.
 _REMOVED_ALIASES = {
@@ -195,7 +195,6 @@ def _num_threads():
 
 def _set_environment():
     """Set what MXNet's defaults get wrong, before it is loaded; a user's own settings stay."""
-    limit_spinning()
     os.environ.setdefault("OMP_NUM_THREADS", str(_num_threads()))
     # MXNet computes in a thread of its own, and copies large arrays in the thread that asks, each
     # with a team of OpenMP threads. With two teams there are more threads than cores, and libgomp
