@@ -10,11 +10,10 @@ benchmarks/results/company.json.
 
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 from benchmarks.compare import describe_range, make_parser, markdown, read_result, write_result
-from benchmarks.sides import Side
+from benchmarks.sides import Side, rate
 from common import engines
 from common.base.script import run_script
 
@@ -54,25 +53,17 @@ def measure(args, setting, versions):
         for side in sides:
             side()
         for _ in range(args.rounds):
-            found["alone"].append(rate(sides[0]))
+            found["alone"].append(rate(sides[0], SECONDS))
             with ThreadPoolExecutor(2) as pool:
-                found["each of two"].append(sum(pool.map(rate, sides)) / 2)
+                found["each of two"].append(sum(pool.map(rate, sides, [SECONDS] * 2)) / 2)
             loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            found["beside a busy loop"].append(rate(sides[0]))
+            found["beside a busy loop"].append(rate(sides[0], SECONDS))
             loop.kill()
             loop.wait()
     finally:
         for side in sides:
             side.close()
     return found
-
-
-def rate(side):
-    """Return the images/s of a side that works for some seconds."""
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < SECONDS:
-        count += side()
-    return count / (time.perf_counter() - start)
 
 
 def company_table(results, sources):

@@ -14,11 +14,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 from benchmarks.compare import describe_range, make_parser, markdown, write_result
 from benchmarks.made_up import encode, make_photograph
-from benchmarks.sides import Side
+from benchmarks.sides import Side, rate
 from common.base.files import ROOT, UserError
 from common.base.processor import usable_cores
 from common.base.script import run_script
@@ -84,17 +83,11 @@ def measure(args, work, settings, versions):
     cores = f"OMP_NUM_THREADS={settings['cores']}"
     side = Side(f"{work} with {settings}", ["env", cores, *map(str, command)])
     versions.update(side.versions)
-    speeds = []
     try:
         side()
-        for _ in range(args.rounds):
-            start, count = time.perf_counter(), 0
-            while time.perf_counter() - start < (0 if args.quick and count else SECONDS):
-                count += side()
-            speeds.append(count / (time.perf_counter() - start))
+        return [rate(side, 0 if args.quick else SECONDS) for _ in range(args.rounds)]
     finally:
         side.close()
-    return speeds
 
 
 def read_records(count):

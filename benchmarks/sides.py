@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 
 from common.base.files import ROOT, UserError
 
@@ -71,6 +72,14 @@ class Side:
         self._process.stdin.close()
         self._process.wait()
         self._stderr.close()
+
+
+def rate(side, seconds):
+    """Return the units per second of a side that works for so many seconds, at least once."""
+    start, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - start < seconds:
+        count += side()
+    return count / (time.perf_counter() - start)
 
 
 def serve(work, versions=None):
