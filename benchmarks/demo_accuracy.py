@@ -122,10 +122,9 @@ def table(recipes):
             sides.setdefault(run.rpartition(", seed ")[0], []).append(found)
         for side, found in {**sides, "all": list(recipe["runs"].values())}.items():
             right = [run["right"] for run in found]
-            seconds = [run["training_seconds"] + run["prediction_seconds"] for run in found]
             spread = f"{statistics.mean(right):.1f} ({min(right)} to {max(right)})"
-            rows.append([name, side, len(found), spread, f"{statistics.median(seconds):.0f}"])
-    return markdown(["recipe", "engine, instructions", "runs", "right of 25", "seconds"], rows)
+            rows.append([name, side, len(found), spread])
+    return markdown(["recipe", "engine, instructions", "runs", "right of 25"], rows)
 
 
 if __name__ == "__main__":
