@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import rates, train_rate
 from benchmarks.compare import compare, make_parser, read_result, write_result
 from benchmarks.made_up import encoded_photographs, write_records
-from benchmarks.sides import Side, rate
+from benchmarks.sides import Side, rates_and_close
 from common import engines
 from common.base.processor import usable_cores
 from common.base.script import run_script
@@ -125,11 +125,7 @@ def rates_of(args, name, command, versions):
     command = [sys.executable, "-m", f"benchmarks.{command[0]}", *command[1:]]
     side = Side(name, [*map(str, command), "--batches", str(batches)])
     versions.update(side.versions)
-    try:
-        side()
-        return [rate(side, 0 if args.quick else SECONDS) for _ in range(args.rounds)]
-    finally:
-        side.close()
+    return rates_and_close(side, args.rounds, 0 if args.quick else SECONDS)
 
 
 def peak(args, dtype):

@@ -17,7 +17,7 @@ import tempfile
 
 from benchmarks.compare import describe_range, make_parser, markdown, write_result
 from benchmarks.made_up import encode, make_photograph
-from benchmarks.sides import Side, rate
+from benchmarks.sides import Side, rates_and_close
 from common.base.files import ROOT, UserError
 from common.base.processor import usable_cores
 from common.base.script import run_script
@@ -83,11 +83,7 @@ def measure(args, work, settings, versions):
     cores = f"OMP_NUM_THREADS={settings['cores']}"
     side = Side(f"{work} with {settings}", ["env", cores, *map(str, command)])
     versions.update(side.versions)
-    try:
-        side()
-        return [rate(side, 0 if args.quick else SECONDS) for _ in range(args.rounds)]
-    finally:
-        side.close()
+    return rates_and_close(side, args.rounds, 0 if args.quick else SECONDS)
 
 
 def read_records(count):

@@ -82,6 +82,15 @@ def rate(side, seconds):
     return count / (time.perf_counter() - start)
 
 
+def rates_and_close(side, rounds, seconds):
+    """Return the `rate` of each round, after one turn that does not count; end the side."""
+    try:
+        side()
+        return [rate(side, seconds) for _ in range(rounds)]
+    finally:
+        side.close()
+
+
 def serve(work, versions=None):
     """In the process: report that it is ready, then work for each line of standard input.
 

@@ -1,6 +1,5 @@
 """Several processes that train together, one for each device, and what ends one of them."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -12,14 +11,10 @@ import pytest
 
 from common.base.files import ROOT
 from common.networks import checkpoint, edits, graph
-from tests.faults.interruption import launch
-from tests.test_cluster import LINUX_ALONE, cluster, processes_of
-
-if importlib.util.find_spec("torch") is None:
-    pytest.skip("needs PyTorch", allow_module_level=True)
-
 from common.networks.resnet import build_resnet
 from tests.engines.small_trainers import with_weights
+from tests.faults.interruption import launch
+from tests.test_cluster import LINUX_ALONE, cluster, processes_of
 
 TRAINING = [
     *("fine-tune.py", "--engine", "torch", "--pretrained-model", "zoo", "--model-prefix", "run"),

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from common.base.files import UserError
 from common.engines import torch as engine
 from common.engines.torch import fusion
 from common.engines.torch.predictor import load
 from common.engines.torch.runtime import torch
 from common.networks import Network
 from common.networks.graph import Builder, auxiliary_states
+from tests.conftest import require_precision
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch is built without oneDNN"
@@ -71,10 +71,7 @@ def test_a_norm_before_a_relu_is_joined_with_it(scales, padding, output):
 
 
 def test_bfloat16_scales_by_a_convolution():
-    try:
-        engine.check("bfloat16", engine.parse_devices("cpu"))
-    except UserError as error:
-        pytest.skip(str(error))
+    require_precision("torch", "bfloat16")
     expected, got, steps = both_ways(with_numbers(pre_activation(1), [-0.5, 2.0]), "bfloat16")
     np.testing.assert_allclose(got, expected, atol=0.05 * expected.abs().max())
     assert "BatchNorm" not in steps and "Activation" not in steps

@@ -20,7 +20,7 @@ from common.evaluation.quantized import load_quantized
 from common.networks import Network, checkpoint, edits
 from common.networks.graph import Builder, auxiliary_states, edit
 from common.networks.resnet import build_resnet
-from tests.conftest import run_python
+from tests.conftest import require_engine, run_python
 from tests.made_up_challenge import CATEGORY_IDS, SIZE, make_folder, pixels, read_csv
 
 CLASSES, SIDE = 6, 64
@@ -365,8 +365,7 @@ def test_photographs_of_no_challenge_calibrate_too(folder, sub):
 @pytest.mark.parametrize("name", ["mxnet", "torch"])
 def test_the_calibrated_network_is_made_again_for_another_checkpoint(tmp_path, name):
     """Each engine keeps its own."""
-    if name not in engines.installed():
-        pytest.skip(f"needs {name}")
+    require_engine(name)
     one, prefix, calls = engines.load(name), str(tmp_path / "net"), []
 
     def make_images():

@@ -8,12 +8,12 @@ import pytest
 from common.base.files import UserError
 from common.engines import torch as torch_engine
 from common.engines.torch import fusion, operators
-from common.engines.torch.devices import supports
 from common.engines.torch.memory import copy_to
 from common.engines.torch.runtime import torch
 from common.engines.torch.shapes import shapes_of
 from common.networks import Network, edits
 from common.networks.graph import Builder
+from tests.conftest import require_precision
 from tests.engines.small_networks import (
     BODIES,
     CLASSES,
@@ -98,8 +98,7 @@ def test_a_predictor_leaves_its_networks_as_they_are(network):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_the_bits_give_nearly_the_same_probabilities(network, dtype):
-    if not supports(dtype, torch.device("cpu"))[0]:
-        pytest.skip(f"this processor has no {dtype}")
+    require_precision("torch", dtype)
     (full,), (half,) = (predict(torch_engine, [network], 33, dtype=d) for d in ("float32", dtype))
     assert half.dtype == np.float32
     np.testing.assert_allclose(half.sum(1), 1, rtol=1e-5)
@@ -123,9 +122,7 @@ def doubled(net, data):
 
 @pytest.mark.parametrize("body", [*BODIES, doubled])
 def test_integers_give_nearly_the_same_probabilities(body):
-    able, reason = supports("int8", torch.device("cpu"))
-    if not able:
-        pytest.skip(reason)
+    require_precision("torch", "int8")
     network = with_random_weights(of_images(body), 33)
     quantized = torch_engine.quantize(network, next(batches_of(33)).images)
     (full,) = predict(torch_engine, [network], 33)

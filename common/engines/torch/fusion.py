@@ -147,7 +147,7 @@ def _clamp(module, norm, relu, convolutions):
     low[is_constant] = high[is_constant] = 0
     scale = torch.where(is_constant, 0, scale)
     shift = torch.where(is_constant, shift.relu(), shift)
-    low, high = (bound.reshape(1, -1, *(1,) * 2) for bound in (low, high))
+    low, high = (each.reshape(1, -1, 1, 1) for each in (low, high))
     for step in convolutions:
         _scale_and_shift(module, step, scale, shift)
     norm.op, norm.inputs, norm.node = "clamp", norm.inputs[:1], relu.node
@@ -156,11 +156,11 @@ def _clamp(module, norm, relu, convolutions):
 
 
 def _scale_and_shift(module, convolution, scale, shift):
-    """Let a convolution compute what it would of `scale * input + shift`."""
+    """Let a convolution of images compute what it would of `scale * input + shift`."""
     names = [module.plan.variables[node] for node, _ in convolution.inputs[1:]]
     weight = module.params[names[0]]
-    added = weight.sum(tuple(range(2, weight.ndim))) @ shift
-    weight.mul_(scale.reshape(1, -1, *(1,) * (weight.ndim - 2)))
+    added = weight.sum((2, 3)) @ shift
+    weight.mul_(scale.reshape(1, -1, 1, 1))
     if len(names) > 1:
         module.params[names[1]].add_(added)
     else:
