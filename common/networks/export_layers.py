@@ -91,10 +91,13 @@ def _pooling(net, layer):
     pads = layer.sizes("pad", 0) * 2
     counted = kind == "avg" and layer.flag("count_include_pad", True)
     if convention == "full":
-        if counted and any(pads):
-            data = net.add("Pad", f"{layer.name}_pad", data, _all_axes(pads), _one(0))
-            pads = [0] * 4
-        pads, counted = _pads_to_full(net, data, kernel, stride, pads), False
+        over = _beyond(net.shape(data)[2:], kernel, stride, pads[:2])
+        if counted and any(pads) and any(over):
+            return _average_over_pads(net, layer, data, kernel, stride, pads[:2], over)
+        # What lies beyond does not count in an average. ONNX's own ceil_mode differs between
+        # runtimes.
+        pads = pads[:2] + [pad + more for pad, more in zip(pads, over)]
+        counted = counted and not any(over)
     elif convention != "valid":
         raise layer.lacks(f"pooling_convention {convention}")
     return net.add(
@@ -108,17 +111,37 @@ def _pooling(net, layer):
     )
 
 
-def _pads_to_full(net, data, kernel, stride, pads):
-    """Return pads that also allow the last windows, which reach beyond the image.
-
-    What lies outside does not count in an average. ONNX's own ceil_mode differs between runtimes.
-    """
-    sizes = net.shape(data)[2:]
-    over = [
+def _beyond(sizes, kernel, stride, pads):
+    """Return how far the last windows of the "full" convention reach beyond the padded image."""
+    return [
         -(size + 2 * pad - side) % step
         for size, pad, side, step in zip(sizes, pads, kernel, stride)
     ]
-    return pads[:2] + [pad + more for pad, more in zip(pads, over)]
+
+
+def _average_over_pads(net, layer, data, kernel, stride, pads, over):
+    """Average where the pads count, and what lies beyond them does not.
+
+    All of it is padded and counted, and the last windows are scaled to what counts in them. ONNX
+    Runtime 1.19 and 1.20 merge a Pad into an average whose pads do not count, and get it wrong.
+    """
+    shares = []  # of each window, by rows and by columns, that lie within the pads
+    for size, pad, side, step, more in zip(net.shape(data)[2:], pads, kernel, stride, over):
+        padded = size + 2 * pad
+        starts = np.arange(0, padded + more - side + 1, step)
+        shares.append((np.minimum(starts + side, padded) - starts) / side)
+    scale = (1 / np.outer(*shares)).astype(np.float32)[np.newaxis, np.newaxis]
+    ends = [*pads, *(pad + more for pad, more in zip(pads, over))]
+    padded = net.add("Pad", f"{layer.name}_pad", data, _all_axes(ends), _one(0))
+    sums = net.add(
+        "AveragePool",
+        f"{layer.name}_all",
+        padded,
+        kernel_shape=kernel,
+        strides=stride,
+        count_include_pad=1,
+    )
+    return net.add("Mul", layer.name, sums, scale)
 
 
 def _all_axes(pads):

@@ -106,6 +106,8 @@ LAYERS = {
     "full average": [("Pooling", {**POOL, "pool_type": "avg", "pooling_convention": "full"})],
     "full, padded average": [("Pooling", {**POOL, "pool_type": "avg", "pad": (1, 1),
                                           "pooling_convention": "full"})],
+    "full, exact average": [("Pooling", {"kernel": (3, 3), "stride": (1, 1), "pool_type": "avg",
+                                         "pad": (1, 1), "pooling_convention": "full"})],
     "global average": [("Pooling", {"global_pool": True, "pool_type": "avg", "kernel": (1, 1)})],
     "global maximum": [("Pooling", {"global_pool": True, "pool_type": "max", "kernel": (1, 1)})],
     "adaptive": [("_contrib_AdaptiveAvgPooling2D", {"output_size": (2, 4)})],
