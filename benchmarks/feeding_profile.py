@@ -18,17 +18,32 @@ import numpy as np
 from benchmarks.compare import make_parser, write_result
 from benchmarks.feeding import BATCH_SIZE, SIZE, make_records, ours, reader
 from common.base.script import run_script
-from common.data.augmentation import Augmentation, jitter_colors, train_image
+from common.data.augmentation import Augmentation, jitter_colors, random_box, train_image
 from common.data.image import decode, eval_image, eval_side, write_planes
 from common.data.loader import RecordSource, random_numbers
+from common.data.partial_jpeg import open_image
 
 AUGMENTATION = Augmentation()
 COLOURLESS = dataclasses.replace(AUGMENTATION, brightness=0, contrast=0, saturation=0, pca_noise=0)
 READING, COPYING, REST = "reading the record", "copying into the batch", "the rest"
+
+
+def decode_to_crop(data, rng):
+    """Decode as far down as the crop that `rng` is about to draw."""
+    image = open_image(data)
+    state = rng.bit_generator.state
+    top, _, height, _ = random_box(
+        *image.shape[:2], AUGMENTATION.area, AUGMENTATION.aspect_ratio, rng
+    )
+    rng.bit_generator.state = state
+    image[: top + height, :]
+    return image
+
+
 # What the loader does between these two, in its order: `step(image, rng) -> image`.
 STEPS = {
     "training": {
-        "decoding the JPEG": lambda data, rng: decode(data),
+        "decoding the JPEG": decode_to_crop,
         "crop, resize, mirror": lambda image, rng: train_image(image, SIZE, SIZE, COLOURLESS, rng),
         "colours": lambda image, rng: jitter_colors(image, AUGMENTATION, rng),
     },

@@ -11,6 +11,7 @@ from benchmarks.made_up import make_photograph
 from common.data.encoding import Settings, decode_image, encode_image
 from common.data.image import decode
 from common.data.orientation import webp_orientation
+from common.data.partial_jpeg import open_image
 
 ORIENTATION = 0x0112  # the tag of EXIF
 
@@ -99,3 +100,8 @@ def test_exif_is_read_in_both_byte_orders_and_behind_jpeg_s_prefix(order, prefix
 )
 def test_exif_that_says_nothing_or_is_damaged_turns_nothing(data):
     assert webp_orientation(data) == 1
+
+
+def test_a_turned_jpeg_is_decoded_whole_for_a_crop(photo):
+    image = open_image(with_exif(photo, 6, "JPEG"))
+    assert isinstance(image, np.ndarray) and image.shape == (40, 24, 3)

@@ -74,6 +74,17 @@ class Augmentation:
     rand_augment: Tuple[int, float] = (0, 0)
     random_erasing: float = 0.0
 
+    @property
+    def warps(self):
+        """Whether images are rotated, sheared, scaled or stretched."""
+        still = (self.rotate, self.shear, *self.scale, *self.stretch) == (0, 0, 1, 1, 1, 1)
+        return not still
+
+    @property
+    def crops_first(self):
+        """Whether a crop comes before all else, so that the rest of the image is not needed."""
+        return self.random_resized_crop and not self.warps and not self.pad
+
     def least_side(self, height, width):
         """Return the shorter side from which on no crop has to be enlarged to `(height, width)`."""
         if not self.random_resized_crop:
@@ -84,7 +95,10 @@ class Augmentation:
 
 
 def train_image(image, height, width, augmentation, rng):
-    """The preset of training: one random view `(height, width, 3)` of an image."""
+    """The preset of training: one random view `(height, width, 3)` of an image.
+
+    Where `augmentation.crops_first`, `image` may be a `common.data.partial_jpeg.PartialJpeg`.
+    """
     settings = augmentation
     if not settings.random_resized_crop:
         image = resize_shorter_side(image, settings.shorter_side)
@@ -153,14 +167,14 @@ def warp(image, augmentation, rng):
     The result's sides are `scale` times the image's; what comes from outside is `fill`. Follows
     MXNet's `image_aug_default.cc`, but a stretch above 1 widens, as MXNet's documentation says.
     """
+    if not augmentation.warps:
+        return image
     ranges = (
         (-augmentation.rotate, augmentation.rotate),
         (-augmentation.shear, augmentation.shear),
         augmentation.scale,
         augmentation.stretch,
     )
-    if ranges == ((0, 0), (0, 0), (1, 1), (1, 1)):
-        return image
     angle, shear, scale, stretch = (rng.uniform(*limits) for limits in ranges)
     # Stretching keeps the sum of the sides.
     x, y = 2 * scale * stretch / (1 + stretch), 2 * scale / (1 + stretch)

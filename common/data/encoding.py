@@ -45,7 +45,7 @@ def encode_image(data, settings):
     if is_cut_short(data):
         raise ValueError("is cut short: its end marker is missing")
     if settings.pass_through and data.startswith((_JPEG_START, _PNG_START)):
-        _check_claim(data)
+        check_claim(data)
         return data  # not decoded: that is what the flag is for
     image = decode_image(data, settings.color)
     if settings.pass_through:
@@ -68,7 +68,7 @@ def decode_image(data, color=1):
     """
     if not len(data):
         raise ValueError("is empty")
-    _check_claim(data)
+    check_claim(data)
     webp = is_webp(data)
     flags = color | cv2.IMREAD_IGNORE_ORIENTATION if webp else color
     try:
@@ -82,7 +82,7 @@ def decode_image(data, color=1):
     return image
 
 
-def _check_claim(data):
+def check_claim(data):
     """Raise `ValueError` where a JPEG or PNG claims more pixels than so few bytes can hold.
 
     cv2 would allocate memory for them first, and fill what a JPEG lacks with grey.

@@ -207,7 +207,7 @@ class Loader:
         share=(0, 1),
         class_balance=0.0,
         num_views=1,
-        decode_at_least=None,
+        decode=decode,
         replace_bad=True,
         max_bad_images=MAX_BAD_IMAGES,
         batches_ahead=4,
@@ -224,7 +224,8 @@ class Loader:
             share: `(number, count)` of this process among those that read the same batches: of each
                 it reads its own rows only.
             class_balance: 0 to 1, see `common.data.sampling.epoch_order`.
-            decode_at_least: see `common.data.image.decode`.
+            decode: `bytes -> image`, what `transform` takes; raises `ValueError`. It may put off
+                the decoding until `transform` takes the pixels.
             replace_bad: put the next image that can be read in the place of one that cannot.
                 Otherwise `Batch.missing` names its row.
             max_bad_images: share of the images that may be bad (rounded up: one always may).
@@ -234,7 +235,7 @@ class Loader:
         """
         self.source, self.batch_size, self.image_shape = source, batch_size, tuple(image_shape)
         self.transform, self.shuffle, self.seed = transform, shuffle, seed
-        self.num_views, self.decode_at_least = num_views, decode_at_least
+        self.num_views, self._decode = num_views, decode
         self.replace_bad, self.batches_ahead = replace_bad, batches_ahead
         self.max_bad = math.ceil(max_bad_images * len(source))
         self._allocate, self.mixing = allocate, mixing
@@ -328,25 +329,27 @@ class Loader:
             rng = None if self.seed is None else random_numbers(self.seed, epoch, position)
             number = int(order[position % len(order)])
             batch.keys[row] = self.source.keys[number]
-            image = self._read(number, batch, row)
-            if image is None:
+            result = self._read(number, batch, row, rng)
+            if result is None:
                 batch.images[row] = 0
                 batch.labels[row] = self.source.listed_label(number)
                 batch.missing.append(row)
                 continue
-            result = self.transform(image, rng)
             views = [result] if self.num_views == 1 else result
             rows = batch.images[row].reshape(-1, *self.image_shape)
             for view, planes in zip(views, rows):
                 write_planes(view, planes)
 
-    def _read(self, number, batch, row):
-        """Return the decoded image `number`, or its replacement, or None; set its label and key."""
+    def _read(self, number, batch, row, rng):
+        """Return what is made of image `number`, or of its replacement, or None.
+
+        Sets its label and key.
+        """
         for candidate in range(number, number + len(self.source)):
             candidate %= len(self.source)
             try:
                 data, batch.labels[row], batch.keys[row] = self.source.read(candidate)
-                return decode(data, self.decode_at_least)
+                return self.transform(self._decode(data), rng)
             except (ValueError, OSError) as error:
                 self._report(candidate, error)
             except MemoryError:

@@ -12,9 +12,10 @@ from common.base.files import UserError
 from common.data.augmentation import train_image
 from common.data.class_checks import check_classes
 from common.data.flags import MAX_CLASSES, augmentation_of, check_flags, parse_image_shape
-from common.data.image import eval_image, eval_side
+from common.data.image import decode, eval_image, eval_side
 from common.data.loader import Batch, Loader, RecordSource
 from common.data.mixing import Mixing
+from common.data.partial_jpeg import open_image
 from common.data.sampling import own_rows
 
 
@@ -141,7 +142,7 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         part_index=part,
         num_parts=num_parts,
         class_balance=args.class_balance,
-        decode_at_least=augmentation.least_side(height, width) if args.fast_decode else None,
+        decode=_decoder(args, augmentation.least_side(height, width), augmentation.crops_first),
         mixing=_mixing_of(args, num_classes),
         **common,
     )
@@ -153,10 +154,16 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         seed=None,
         part_index=part if validates_part else 0,
         num_parts=num_parts if validates_part else 1,
-        decode_at_least=side if args.fast_decode else None,
+        decode=_decoder(args, side, crops_first=False),
         **common,
     )
     return TrainingData(train, val, num_classes, train_labels)
+
+
+def _decoder(args, at_least, crops_first):
+    if args.fast_decode:
+        return functools.partial(decode, at_least=at_least)
+    return open_image if crops_first else decode
 
 
 def _mixing_of(args, num_classes):
