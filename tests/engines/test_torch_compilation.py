@@ -9,6 +9,7 @@ from common import engines
 from common.base.files import UserError
 from common.data.loader import Batch
 from common.engines.torch import compilation, memory
+from common.engines.torch.predictor import load
 from common.engines.torch.runtime import torch
 from common.networks import edits
 from common.networks.graph import Builder
@@ -55,6 +56,18 @@ def test_a_compiled_network_predicts_the_same(network, cache, dtype):
     assert (found[0].max(axis=1) < 0.9).all()  # rounding would not show
     np.testing.assert_allclose(*found, rtol=0.05 if dtype == "bfloat16" else 1e-4)
     assert any(cache.iterdir())  # kept for the next run
+
+
+@needs_compiler
+def test_the_weights_of_a_compiled_network_are_constants(network):
+    module, _ = load(network, "cpu", (BATCH, *SHAPE))
+    compilation.compile_for_prediction(module)
+    images = torch.ones(BATCH, *SHAPE, dtype=torch.uint8)
+    with torch.inference_mode():
+        first = module(images).clone()
+        for parameter in module.parameters():
+            parameter.zero_()
+        torch.testing.assert_close(module(images), first)
 
 
 @needs_compiler

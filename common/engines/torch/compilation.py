@@ -10,6 +10,7 @@ import os
 import warnings
 
 from common.base.files import UserError
+from common.engines.torch.runtime import torch
 
 
 def check(devices, dtype):
@@ -50,10 +51,22 @@ def compile_for_training(module):
 
 
 def compile_for_prediction(module):
-    """Have a module compiled at its first batch, with its weights as constants of the code."""
+    """Have a module compiled at its first batch, with its weights as constants of the code.
+
+    The setting must hold for the whole call: given to `torch.compile`, it comes too late for the
+    part that finds the weights, and they stay variables.
+    """
+    from torch._inductor import config
+
     _keep_code()
     module.eval()
-    module.compile(dynamic=False, options={"freezing": True})
+    compiled = torch.compile(module.forward, dynamic=False)
+
+    def forward(images):
+        with config.patch(freezing=True):
+            return compiled(images)
+
+    module.forward = forward
 
 
 def _keep_code():

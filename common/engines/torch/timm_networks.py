@@ -8,7 +8,8 @@ import warnings
 import numpy as np
 
 from common.base.files import UserError, replacing
-from common.engines.torch import compilation
+from common.engines.torch import compilation, linear
+from common.engines.torch.fusion import has_onednn
 from common.engines.torch.runtime import reason_of, torch
 
 ONNX_OPSET = 17  # the first one with LayerNormalization
@@ -170,6 +171,8 @@ def build_to_train(network, device, options):
     if options.sync_batch_norm:
         raise UserError("--sync-batch-norm: is not for networks of timm; leave it out")
     factors = _factors(module.model, options.layer_decay)
+    if has_onednn(device) and options.dtype == "float32":  # bfloat16 is oneDNN's anyway
+        linear.use_onednn(module.model)
     attributes = {}
     for name, weight in module.params.items():
         weight.requires_grad_(name not in options.frozen)
@@ -209,6 +212,10 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
         UserError: as `build`.
     """
     module = build(network, data_shape[1:], device, dtype).eval()
+    # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
+    kinds = ("float32",) if compiled else ("float32", "bfloat16")
+    if has_onednn(device) and dtype in kinds:
+        linear.prepare_to_predict(module.model, getattr(torch, dtype))
     if compiled:
         compilation.compile_for_prediction(module)
     return module, network.num_classes
