@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.made_up import make_photograph
 from common.data.augmentation import Augmentation, train_image
-from common.data.image import decode
+from common.data.image import decode, eval_image
 from common.data.loader import random_numbers
 from common.data.partial_jpeg import PartialJpeg, open_image
 
@@ -102,3 +102,16 @@ def test_a_training_image_is_the_same():
             for image in (open_image(data), decode(data))
         )
         np.testing.assert_array_equal(partly, wholly)
+
+
+@pytest.mark.parametrize("sides", [(200, 150), (150, 200), (90, 90), (40, 1400)])
+def test_a_validation_image_is_the_same(sides):
+    data = jpeg(photograph(*sides))
+    partly, wholly = (eval_image(image, 32, 32, 36) for image in (open_image(data), decode(data)))
+    np.testing.assert_array_equal(partly, wholly)
+
+
+def test_the_lower_rows_of_a_portrait_are_not_decoded_for_its_centre():
+    image = open_image(jpeg(photograph(680, 512)))
+    eval_image(image, 320, 320, 360)
+    assert len(image._decoded) < 580

@@ -1,8 +1,9 @@
 """A JPEG that is decoded only as far down as its pixels are needed.
 
 A random crop of the training preset leaves out the lowest 9 % of a landscape photograph on average,
-and 17 % of a portrait. libjpeg decodes from the top, and stops where the header says that the image
-ends: with a smaller height in its header it decodes fewer rows, whose pixels are the same.
+and 17 % of a portrait; so does the centre of a portrait. libjpeg decodes from the top, and stops
+where the header says that the image ends: with a smaller height in its header it decodes fewer
+rows, whose pixels are the same.
 """
 
 from typing import Tuple

@@ -7,8 +7,9 @@ import os
 from common.base.files import UserError, require_file
 from common.base.help import check_ranges, whole
 from common.data.flags import MAX_SIDE, check_batch_fits, parse_image_shape
-from common.data.image import eval_crops, eval_image, eval_side, mirror
+from common.data.image import decode, eval_crops, eval_image, eval_side, mirror
 from common.data.loader import Loader
+from common.data.partial_jpeg import open_image
 
 VIEWS = (1, 2, 5, 10, 12)  # the centre; mirrored too; `common.data.image.eval_crops`
 
@@ -97,6 +98,7 @@ def load_views(source, args, **changes):
         transform,
         args.data_nthreads,
         num_views=args.crops,
+        decode=open_image if args.crops <= 2 else decode,  # the centre needs no lower rows
         replace_bad=False,
         max_bad_images=1,
     )

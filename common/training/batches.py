@@ -154,7 +154,7 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         seed=None,
         part_index=part if validates_part else 0,
         num_parts=num_parts if validates_part else 1,
-        decode=_decoder(args, side, crops_first=False),
+        decode=_decoder(args, side, crops_first=True),
         **common,
     )
     return TrainingData(train, val, num_classes, train_labels)
