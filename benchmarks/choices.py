@@ -14,6 +14,7 @@ over the classes. EfficientNet-Lite0 of ImageNet is fine-tuned on them at 64 pix
 `pytorch` and `pytorch-adamw` are the same training written plainly in PyTorch
 (`benchmarks/torch_fine_tune.py`), which begins with the same weights and is fed the same batches.
 `pytorch-nchw` is `pytorch` with its arrays in another order in memory: what rounding alone changes.
+`timm` is the same network as timm computes it, for the flags that only its networks have.
 
 A difference is that between two runs of one seed: the mean over the seeds, and its 95 % confidence
 interval (Student's t). Adds to benchmarks/results/choices.json run by run, and leaves out the runs
@@ -23,17 +24,18 @@ that are there: the same command continues after an interruption.
 import concurrent.futures
 import contextlib
 import csv
-import importlib
+import importlib.util
 import math
 import multiprocessing
 import os
+import shutil
 import statistics
 import sys
 import tempfile
 import time
 
 from benchmarks.compare import make_parser, markdown, read_result, write_result
-from benchmarks.learning import import_network
+from benchmarks.learning import find_weights, import_network
 from benchmarks.pictures import write_pictures
 from common.base.files import UserError
 from common.base.script import run_script
@@ -46,11 +48,13 @@ PHOTOGRAPHS = [
 ]
 LARGEST, SMALLEST = 380, 38  # training pictures of the first class, and of the last
 VALIDATION = 150  # pictures of each class
-EPOCHS = 8
+EPOCHS = 5
 TRAINING = (
     "--image-shape 3,64,64 --batch-size 64 --lr 0.04 --mom 0.9 --initial-validation 0 --keep 1"
     " --data-nthreads 2 --quiet"
 )
+# The same network as timm computes it, with the same weights.
+TIMM = "--architecture tf_efficientnet_lite0.in1k"
 VARIANTS = {  # further flags
     "plain": "",
     "mixup": "--mixup 0.2",
@@ -64,6 +68,9 @@ VARIANTS = {  # further flags
     "logit-adjustment": "--logit-adjustment 1",
     "class-balance": "--class-balance 1",
     "adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
+    "timm": TIMM,
+    "timm-layer-decay": f"{TIMM} --layer-decay 0.75",
+    "timm-drop-path": f"{TIMM} --drop-path 0.1",
     "pytorch": "",
     "pytorch-nchw": "",
     "pytorch-adamw": "--optimizer adamw --mom 0 --lr 0.001 --wd 0.01",
@@ -73,6 +80,7 @@ PEERS = {  # in PyTorch: (what each is compared with, the order of its arrays)
     "pytorch-nchw": ("pytorch", "nchw"),
     "pytorch-adamw": ("adamw", "nhwc"),
 }
+OF_TIMM = ("timm-layer-decay", "timm-drop-path")  # compared with "timm"
 SCORES = ("val_top1", "val_loss")
 # 97.5 % quantile of Student's t with 1, 2, 3, … degrees of freedom.
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -137,7 +145,7 @@ def prepare(folder, quick):
             "val": [VALIDATION // share] * len(PHOTOGRAPHS),
         }
         write_pictures(made, PHOTOGRAPHS, counts)
-        import_network(made)
+        shutil.copyfile(find_weights(), f"{import_network(made)}.pth")
         os.rename(made, folder)
 
 
@@ -150,8 +158,10 @@ def long_tail(num_classes):
 def able(variants, engine):
     """Return the variants that can run here; print which cannot, and why."""
     lacking = {}
+    if not importlib.util.find_spec("timm"):
+        lacking = dict.fromkeys(("timm", *OF_TIMM), "needs the package timm")
     if engine.NAME != "PyTorch":
-        lacking = dict.fromkeys(("adamw", *PEERS), "needs --engine torch")
+        lacking = dict.fromkeys(("adamw", "timm", *OF_TIMM, *PEERS), "needs --engine torch")
     for variant in variants:
         if variant in lacking:
             print(f"{variant} is left out: {lacking[variant]}")
@@ -188,6 +198,7 @@ def measure(variant, seed, folder, args):
     with tempfile.TemporaryDirectory() as files:
         prefix = os.path.join(files, "net")
         network = os.path.join(folder, "efficientnet-lite0")
+        network += ".pth" if variant in ("timm", *OF_TIMM) else ""
         places = ["--data-dir", folder, "--pretrained-model", network, "--gpus", args.gpus]
         steps = str(epochs - 1) if epochs > 1 else ""
         schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", steps]
@@ -200,10 +211,9 @@ def measure(variant, seed, folder, args):
             scores = torch_fine_tune.fine_tune(parsed, PEERS[variant][1])
         else:
             flags += ["--engine", args.engine]
-            with_flags([*flags, "--model-prefix", prefix]).main()
-            if variant == "ema":
-                prefix = validate_average(prefix, flags, epochs)
-            scores = last_scores(prefix)
+            records = ["--data-dir", files, "--data-train", os.path.join(folder, "train.rec")]
+            with_flags([*flags, *records, "--model-prefix", prefix]).main()
+            scores = validate(f"{prefix}-ema" if variant == "ema" else prefix, flags, epochs)
         return {**scores, "seconds": time.perf_counter() - start}
 
 
@@ -213,16 +223,13 @@ def with_flags(flags):
     return importlib.import_module("fine-tune")
 
 
-def validate_average(prefix, flags, epochs):
-    """Validate the average of the weights, by a run with no epoch left; return its prefix."""
-    prefix = f"{prefix}-ema"
+def validate(prefix, flags, epochs):
+    """Return the scores of what was trained: of a run with no epoch left, in its log's last row.
+
+    Nothing is validated in the epochs before, which would take a quarter of the time.
+    """
     way_on = f"--load-epoch {epochs} --initial-validation 1 --ema 0 --mom 0".split()
     with_flags([*flags, *way_on, "--model-prefix", prefix]).main()
-    return prefix
-
-
-def last_scores(prefix):
-    """Return the scores in the last row of a run's log."""
     with open(f"{prefix}-log.csv", newline="", encoding="utf-8") as stream:
         *_, last = csv.DictReader(stream)
     return {name: float(last[name]) for name in SCORES}
@@ -270,6 +277,8 @@ def words(variant):
 
 def compared_with(variant):
     """Return the variant that this one is compared with; None for the plain run."""
+    if variant in OF_TIMM:
+        return "timm"
     return None if variant == "plain" else PEERS.get(variant, ("plain",))[0]
 
 

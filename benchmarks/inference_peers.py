@@ -8,7 +8,7 @@ side is a process of its own; they take turns. Ours is what `--engine auto` choo
 `--compile`. It has no int8 for networks of timm: there its bfloat16 stands beside the peers' int8.
 ONNX Runtime and OpenVINO read what `sub.py --export-onnx` writes, and quantize it by their own
 tools. Run by a Python with requirements/peers.txt; TORCH_PYTHON names another one for the peers.
-Writes benchmarks/results/inference_peers.json.
+Writes benchmarks/results/inference_peers.json, where `--only` leaves the other rows as they were.
 """
 
 import os
@@ -17,7 +17,7 @@ import tempfile
 from types import SimpleNamespace
 
 from benchmarks import rates
-from benchmarks.compare import compare, make_parser, take_turns, write_result
+from benchmarks.compare import compare, make_parser, read_result, take_turns, write_result
 from benchmarks.sides import close_all, start_sides
 from common import engines
 from common.base.files import UserError
@@ -45,7 +45,9 @@ def main():
     if args.quick:
         args.size, args.batch_size, args.rounds = QUICK_SIZE, QUICK_BATCH_SIZE, 1
         networks = QUICK_NETWORKS
-    comparisons, versions = [], {}
+    kept = read_result("inference_peers", args.quick) if args.only else {}
+    rows = {row["what"]: row for row in kept.get("comparisons", [])}
+    versions = dict(kept["machine"]["versions"]) if kept else {}
     for network, title in networks.items():
         dtypes = [d for d in BATCHES if not args.only or f"{network},{d}" in args.only]
         if not dtypes:
@@ -59,9 +61,9 @@ def main():
                 continue
             for dtype in dtypes:
                 what = f"predicting {title}, {dtype}"
-                comparison = compare_runtimes(args, what, network, dtype, onnx_file, versions)
-                comparisons += [comparison] if comparison else []
-    write_result("inference_peers", {"comparisons": comparisons}, args.quick, versions)
+                row = compare_runtimes(args, what, network, dtype, onnx_file, versions)
+                rows.update({row["what"]: row} if row else {})
+    write_result("inference_peers", {"comparisons": [*rows.values()]}, args.quick, versions)
 
 
 def export(network, size, path):

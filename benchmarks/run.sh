@@ -39,7 +39,7 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 19: %s' "$number" "$what"
+    printf '\n== %s of 20: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
@@ -63,6 +63,7 @@ measure 30 "predicting: ours, PyTorch compiled, ONNX Runtime, OpenVINO (needs re
     inference_peers
 measure 1 "training in several processes, PyTorch (needs sh setup.sh both)" processes
 measure 2 "two trainings on one machine, by how their threads wait" company
+measure 2 "what it costs to start the scripts and the engines" starts
 measure 10 "how cost grows with images, batches, cores, classes, views, networks and records" growth
 measure 3 "time and memory of merging five networks of the whole challenge" merge
 measure 35 "what the network learns on the sample, with several seeds" learning

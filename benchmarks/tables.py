@@ -11,7 +11,7 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, choices, company, demo_accuracy, growth, momentum, plan
+from benchmarks import charts, choices, company, demo_accuracy, growth, momentum, plan, starts
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -39,6 +39,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "gpu": "python -m benchmarks.gpu",
     "growth": "python -m benchmarks.growth",
     "company": "python -m benchmarks.company",
+    "starts": "python -m benchmarks.starts",
     "inference_peers": "python -m benchmarks.inference_peers",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
@@ -332,6 +333,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "momentum": (momentum_table, None, ["momentum"]),
     "gpu": (gpu_table, None, ["gpu"]),
     "company": (company.company_table, None, ["company"]),
+    "starts": (starts.starts_table, None, ["starts"]),
     "growth": (growth.growth_table, None, ["growth"]),
     "growth_records": (growth.records_table, None, ["growth"]),
     "rates": (plan.rates_table, None, ["scaling", "lists", "merge", "gpu"]),
