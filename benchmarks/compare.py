@@ -133,6 +133,31 @@ def read_result(name, quick=False):
         return json.load(stream)
 
 
+def read_comparisons(name, quick=False):
+    """Return (`{what: comparison}`, `{title: version}`) of the result kept under a name.
+
+    Raises:
+        UserError: it was measured on another processor.
+    """
+    kept = read_result(name, quick)
+    if not kept:
+        return {}, {}
+    machine = kept["machine"]
+    if machine["processor"] != processor_name():
+        raise UserError(
+            f"{name}.json: its rows were measured on another processor ({machine['processor']});"
+            " measure all of them: leave --only out"
+        )
+    return {row["what"]: row for row in kept["comparisons"]}, dict(machine["versions"])
+
+
+def add_versions(versions, more):
+    """Add to `{title: version}`; where rows were measured with several, all of them are named."""
+    for title, version in more.items():
+        known = versions.get(title, version)
+        versions[title] = known if version in known.split(" and ") else f"{known} and {version}"
+
+
 def write_result(name, result, quick=False, versions=None):
     """Keep a result, with the machine that it was measured on and the versions of the software."""
     folder = QUICK_RESULTS if quick else RESULTS

@@ -1,25 +1,38 @@
-"""Both engines in one run, and plain PyTorch: ResNet-152 at 320 px, trained and used on a CPU.
+"""Both engines in one run, and plain PyTorch: ResNet-152 and ConvNeXt-T at 320 px on a CPU.
 
     python -m benchmarks.engines
+    python -m benchmarks.engines --only resnet-152,predict,int8 timm:convnext_tiny,train,float32
 
-Run by a Python that has both engines. Each side is a process of its own; they take turns. The peer
-is the same network written plainly in PyTorch, at its best: compiled or not, whichever is faster.
-The ratios of the engines are what `common/engines/choice.py` decides by. Random weights, batches of
-noise. Writes benchmarks/results/engines.json.
+Run by a Python that has both engines, and timm for ConvNeXt-T, which is trained alone here
+(`benchmarks/inference_peers.py` predicts with it). Each side is a process of its own; they take
+turns. The peer is the same network written plainly in PyTorch or timm's, at its best: compiled or
+not, whichever is faster. The ratios of the engines are what `common/engines/choice.py` decides by.
+Random weights, batches of noise. Writes benchmarks/results/engines.json, where `--only` leaves the
+other rows as they were.
 """
 
 import os
 import sys
 
-from benchmarks.compare import compare, make_parser, take_turns, write_result
-from benchmarks.sides import close_all, start_sides, start_torch_sides
+from benchmarks.compare import (
+    add_versions,
+    compare,
+    make_parser,
+    read_comparisons,
+    take_turns,
+    write_result,
+)
+from benchmarks.sides import close_all, start_sides, start_torch_sides, torch_network_flags
 from common.base.script import run_script
+from common.networks.timm_pretrained import HUB
 
 SIZE, CLASSES = 320, 5089
+NETWORKS = {"resnet-152": "ResNet-152", f"{HUB}convnext_tiny": "ConvNeXt-T"}
+QUICK_NETWORKS = {"resnet-18": "ResNet-18", f"{HUB}convnext_atto": "ConvNeXt-A"}
 BATCH_SIZES = {"predict": 16, "train": 8}
 BATCHES = {"float32": 1, "bfloat16": 2, "int8": 3}  # in a turn: some seconds for every side
-# Compiling takes minutes, and was measured to gain nothing in training (ResNet-50, 160 px: 1.01
-# times in float32, 1.00 in bfloat16).
+# Compiling takes minutes, and was measured to gain nothing in training a ResNet (ResNet-50, 160 px:
+# 1.01 times in float32, 1.00 in bfloat16).
 COMPILED = [("predict", "float32"), ("predict", "bfloat16")]
 ASKED = 0.97  # smallest ratio to plain PyTorch
 
@@ -27,51 +40,58 @@ ASKED = 0.97  # smallest ratio to plain PyTorch
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", metavar="WORK,DTYPE", help="e.g. predict,int8")
+    parser.add_argument("--only", nargs="+", metavar="NETWORK,WORK,DTYPE")
     args = parser.parse_args()
     os.environ.setdefault("TORCH_PYTHON", sys.executable)
-    works = [(work, dtype) for work in BATCH_SIZES for dtype in BATCHES]
-    works.remove(("train", "int8"))
-    if args.only:
-        works = [work for work in works if ",".join(work) in args.only]
-    comparisons, versions = [], {}
-    for work, dtype in works:
-        comparison = compare_engines(args, work, dtype, versions)
-        comparisons += [comparison] if comparison else []
-    write_result("engines", {"comparisons": comparisons}, args.quick, versions)
+    rows, versions = read_comparisons("engines", args.quick) if args.only else ({}, {})
+    for network, title in (QUICK_NETWORKS if args.quick else NETWORKS).items():
+        for work, dtype in works_of(network):
+            if args.only and f"{network},{work},{dtype}" not in args.only:
+                continue
+            row = compare_engines(args, network, title, work, dtype, versions)
+            rows.update({row["what"]: row} if row else {})
+    write_result("engines", {"comparisons": [*rows.values()]}, args.quick, versions)
 
 
-def compare_engines(args, work, dtype, versions):
+def works_of(network):
+    """Return what is measured of a network: (work, precision)."""
+    works = [("predict", dtype) for dtype in BATCHES] if not network.startswith(HUB) else []
+    return [*works, ("train", "float32"), ("train", "bfloat16")]
+
+
+def compare_engines(args, network, title, work, dtype, versions):
     """Measure the sides of one kind of work; return the comparison, or None where there is none."""
-    layers = 18 if args.quick else 152
-    ours = start_ours(layers, work, dtype)
+    is_compiled = (work, dtype) in COMPILED or network.startswith(HUB)
+    ours = start_ours(network, work, dtype, is_compiled)
     if "ours, PyTorch" not in ours:
         close_all(ours)
         return None
-    sides = {**ours, **start_peers(layers, work, dtype)}
+    sides = {**ours, **start_peers(network, work, dtype, is_compiled)}
     speeds = take_turns(sides, 1 if args.quick else args.rounds)
-    versions.update(close_all(sides))
+    add_versions(versions, close_all(sides))
     peers = {name: None if name in ours else ASKED for name in sides if name != "ours, PyTorch"}
-    return compare(f"{work}ing ResNet-{layers}, {dtype}", speeds, "ours, PyTorch", peers)
+    return compare(f"{work}ing {title}, {dtype}", speeds, "ours, PyTorch", peers)
 
 
-def start_ours(layers, work, dtype):
+def start_ours(network, work, dtype, is_compiled):
     """Start a side for each engine, and say which are left out."""
     wanted = {"ours, MXNet": ["--engine", "mxnet"], "ours, PyTorch": ["--engine", "torch"]}
-    if (work, dtype) in COMPILED:
+    if network.startswith(HUB):
+        del wanted["ours, MXNet"]
+    if is_compiled:
         wanted["ours, PyTorch --compile"] = ["--engine", "torch", "--compile"]
     command = [sys.executable, "-m", f"benchmarks.{work}_rate", "--serve"]
-    command += ["--network", f"resnet-{layers}", "--image-size", SIZE, "--dtype", dtype]
+    command += ["--network", network, "--image-size", SIZE, "--dtype", dtype]
     command += ["--batch-size", BATCH_SIZES[work], "--batches", BATCHES[dtype]]
     return start_sides({name: [*command, *flags] for name, flags in wanted.items()})
 
 
-def start_peers(layers, work, dtype):
+def start_peers(network, work, dtype, is_compiled):
     """Start the sides that are written plainly in PyTorch."""
-    flags = [work, "--pre-activation", "--layers", layers, "--batch-size", BATCH_SIZES[work]]
+    flags = [work, *torch_network_flags(network), "--batch-size", BATCH_SIZES[work]]
     flags += ["--size", SIZE, "--classes", CLASSES, "--batches", BATCHES[dtype], "--dtype", dtype]
     wanted = {"plain PyTorch": flags}
-    if (work, dtype) in COMPILED:
+    if is_compiled:
         wanted["plain PyTorch, compiled"] = [*flags, "--compile"]
     return start_torch_sides(wanted)
 

@@ -17,8 +17,15 @@ import tempfile
 from types import SimpleNamespace
 
 from benchmarks import rates
-from benchmarks.compare import compare, make_parser, read_result, take_turns, write_result
-from benchmarks.sides import close_all, start_sides
+from benchmarks.compare import (
+    add_versions,
+    compare,
+    make_parser,
+    read_comparisons,
+    take_turns,
+    write_result,
+)
+from benchmarks.sides import close_all, start_sides, torch_network_flags
 from common import engines
 from common.base.files import UserError
 from common.base.script import run_script
@@ -45,9 +52,7 @@ def main():
     if args.quick:
         args.size, args.batch_size, args.rounds = QUICK_SIZE, QUICK_BATCH_SIZE, 1
         networks = QUICK_NETWORKS
-    kept = read_result("inference_peers", args.quick) if args.only else {}
-    rows = {row["what"]: row for row in kept.get("comparisons", [])}
-    versions = dict(kept["machine"]["versions"]) if kept else {}
+    rows, versions = read_comparisons("inference_peers", args.quick) if args.only else ({}, {})
     for network, title in networks.items():
         dtypes = [d for d in BATCHES if not args.only or f"{network},{d}" in args.only]
         if not dtypes:
@@ -89,7 +94,7 @@ def compare_runtimes(args, what, network, dtype, onnx_file, versions):
         return None
     sides.update(start_peers(args, network, dtype, onnx_file))
     speeds = take_turns(sides, args.rounds)
-    versions.update(close_all(sides))
+    add_versions(versions, close_all(sides))
     ours, *others = sides
     asked = {name: None if name.startswith(OURS) else ASKED for name in others}
     return compare(what, speeds, ours, asked)
@@ -110,11 +115,7 @@ def start_peers(args, network, dtype, onnx_file):
     """Start the peers; print which are left out."""
     flags = ["--dtype", dtype, "--batches", BATCHES[dtype]]
     flags += ["--batch-size", args.batch_size, "--size", args.size]
-    if network.startswith(HUB):
-        of_torch = ["--timm", network[len(HUB) :]]
-    else:
-        of_torch = ["--pre-activation", "--layers", network.partition("-")[2]]
-    name = "PyTorch"
+    of_torch, name = torch_network_flags(network), "PyTorch"
     if dtype != "int8":  # whose kernels are not compiled
         of_torch, name = [*of_torch, "--compile"], "PyTorch, compiled"
     run = [os.environ.get("TORCH_PYTHON", sys.executable), "-m"]

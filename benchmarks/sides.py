@@ -124,6 +124,14 @@ def start_torch_sides(wanted):
     return start_sides({name: [*peer, *arguments] for name, arguments in wanted.items()})
 
 
+def torch_network_flags(network):
+    """Return the flags of benchmarks/torch_peer.py for `resnet-152` or `timm:NAME`."""
+    kind, _, name = network.partition(":")
+    if name:
+        return ["--timm", name]
+    return ["--pre-activation", "--layers", kind.partition("-")[2]]
+
+
 def start_sides(commands):
     """Start the sides of `{name: command}`; print which are left out, and why.
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import plan, tables
+from benchmarks import compare, plan, tables
 from benchmarks.compare import read_result, take_turns
 from benchmarks.sides import Side
 from common.base.files import ROOT, UserError
@@ -26,6 +26,21 @@ def test_nobody_edited_a_table_by_hand(page):
     with open(os.path.join(ROOT, page), encoding="utf-8") as stream:
         text = stream.read()
     assert text == tables.fill(text, results)
+
+
+def test_rows_that_are_not_measured_anew_stay_with_their_versions(monkeypatch, tmp_path):
+    monkeypatch.setattr(compare, "RESULTS", str(tmp_path))
+    assert compare.read_comparisons("engines") == ({}, {})
+    row = {"what": "training", "ours": [1], "against": {}}
+    compare.write_result("engines", {"comparisons": [row]}, versions={"PyTorch": "2.13"})
+    rows, versions = compare.read_comparisons("engines")
+    assert rows == {"training": row}
+    for version in ("2.13", "2.14"):
+        compare.add_versions(versions, {"PyTorch": version})
+    assert versions["PyTorch"] == "2.13 and 2.14"
+    monkeypatch.setattr(compare, "processor_name", lambda: "Z80")
+    with pytest.raises(UserError, match="another processor"):
+        compare.read_comparisons("engines")
 
 
 def test_a_ratio_is_told_with_its_spread_its_command_and_its_machine():
