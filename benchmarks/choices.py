@@ -37,7 +37,7 @@ import time
 from benchmarks.compare import make_parser, markdown, read_result, write_result
 from benchmarks.learning import find_weights, import_network
 from benchmarks.pictures import write_pictures
-from common.base.files import UserError
+from common.base.files import UserError, replacing
 from common.base.script import run_script
 from common.engines.choice import choose
 
@@ -55,6 +55,7 @@ TRAINING = (
 )
 # The same network as timm computes it, with the same weights.
 TIMM = "--architecture tf_efficientnet_lite0.in1k"
+TIMM_WEIGHTS = "tf_efficientnet_lite0.pth"
 VARIANTS = {  # further flags
     "plain": "",
     "mixup": "--mixup 0.2",
@@ -102,6 +103,8 @@ def main():
                 " away, or go on with the same --engine and --gpus"
             )
         left = pending(result["runs"], args.seeds, able(args.variants, engine))
+        if any(variant.startswith("timm") for variant, _ in left):
+            write_timm_weights(folder)
         for (variant, seed), run in measure_all(left, folder, args):
             result["runs"].setdefault(variant, {})[seed] = run
             write_result("choices", result, args.quick, versions(engine, args.gpus))
@@ -147,6 +150,23 @@ def prepare(folder, quick):
         write_pictures(made, PHOTOGRAPHS, counts)
         shutil.copyfile(find_weights(), f"{import_network(made)}.pth")
         os.rename(made, folder)
+
+
+def write_timm_weights(folder):
+    """Write the network's weights under timm's names, unless they are there.
+
+    The file's names are those of another package, which has the same layers in the same order.
+    """
+    path = os.path.join(folder, TIMM_WEIGHTS)
+    if os.path.exists(path):
+        return
+    import timm
+    import torch
+
+    weights = torch.load(os.path.join(folder, "efficientnet-lite0.pth"), weights_only=True)
+    names = timm.create_model("tf_efficientnet_lite0").state_dict()
+    with replacing(path) as temporary:
+        torch.save(dict(zip(names, weights.values())), temporary)
 
 
 def long_tail(num_classes):
@@ -197,8 +217,8 @@ def measure(variant, seed, folder, args):
     epochs = 1 if args.quick else EPOCHS
     with tempfile.TemporaryDirectory() as files:
         prefix = os.path.join(files, "net")
-        network = os.path.join(folder, "efficientnet-lite0")
-        network += ".pth" if variant in ("timm", *OF_TIMM) else ""
+        of_timm = variant in ("timm", *OF_TIMM)
+        network = os.path.join(folder, TIMM_WEIGHTS if of_timm else "efficientnet-lite0")
         places = ["--data-dir", folder, "--pretrained-model", network, "--gpus", args.gpus]
         steps = str(epochs - 1) if epochs > 1 else ""
         schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", steps]

@@ -254,3 +254,10 @@ def test_what_is_listed_is_what_timm_says(name):
 def test_configurations_are_json():
     for name in NETWORKS:
         assert json.loads(json.dumps(timm_networks.timm_config(name)))["architecture"] == name
+
+
+def test_weights_under_other_names_are_named():
+    network = network_of(timms_module("regnety_002"), "regnety_002")
+    network.params["a.weight"] = network.params.pop("stem.conv.weight")
+    with pytest.raises(UserError, match=r'Missing key\(s\) in state_dict: "stem.conv.weight"'):
+        timm_networks.build(network, SHAPE)

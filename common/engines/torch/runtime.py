@@ -73,7 +73,10 @@ def _configure(torch):
 def reason_of(error):
     """Return in one line what an error of PyTorch says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines or [type(error).__name__])[0][:200]
+    lines = lines or [type(error).__name__]
+    if lines[0].endswith(":"):  # of a list, whose first entry tells more
+        lines[:2] = [" ".join(lines[:2])]
+    return lines[0][:200]
 
 
 torch = _import()
