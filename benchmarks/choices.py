@@ -1,6 +1,6 @@
 """Which choice pays: flags of fine-tune.py, each compared with the plain run of the same seed.
 
-    python -m benchmarks.choices                    about four hours on two cores
+    python -m benchmarks.choices --jobs 2           about an hour on two cores
     python -m benchmarks.choices --engine torch --gpus 0 --jobs 8      on a GPU
     python -m benchmarks.choices --variants plain,mixup --seeds 0,1
     python -m benchmarks.choices --data FOLDER --prepare    makes the pictures and the network alone
