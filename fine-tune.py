@@ -22,10 +22,11 @@ import math
 
 from common.base.files import UserError
 from common.base.help import HelpFormatter, Parser, number, whole
+from common.base.processor import waiting_threads
 from common.data import class_table
 from common.data.flags import add_data_args, add_data_aug_args, parse_colors
 from common.engines import require_engine_of_timm
-from common.engines.choice import choose
+from common.engines.choice import choose, on_cpu
 from common.networks import Network, checkpoint, edits, pretrained, timm_pretrained, torch_networks
 from common.training import batches, checks, fit, flags, log_lines, preview, recipes
 
@@ -87,6 +88,8 @@ def fine_tune(args, chosen, data, workers):
     checks.check_params(network, engine, data.train.image_shape, untrained, source)
     checks.check_num_classes(network, data.num_classes)
     logging.info("engine: %s, %s", engine.NAME, reason)
+    if on_cpu(args.gpus):
+        logging.info("threads wait for each other: %s", waiting_threads())
     run = fit.Run(args, engine, network, data, devices, workers, begin_epoch, classes)
     if args.dry_run:
         run.report_needs()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from benchmarks.made_up import make_photograph
-from common.data.augmentation import Augmentation, train_image
+from common.data.augmentation import Augmentation, random_box, train_image
 from common.data.image import decode, eval_image
 from common.data.loader import random_numbers
 from common.data.partial_jpeg import PartialJpeg, open_image
@@ -102,6 +102,19 @@ def test_a_training_image_is_the_same():
             for image in (open_image(data), decode(data))
         )
         np.testing.assert_array_equal(partly, wholly)
+
+
+@pytest.mark.parametrize(
+    "sides, share", [((512, 683), 0.09), ((512, 512), 0.12), ((683, 512), 0.17)], ids=str
+)
+def test_how_many_rows_lie_below_a_random_crop(sides, share):
+    plain, left_out = Augmentation(), []
+    for number in range(4000):
+        top, _, height, _ = random_box(
+            *sides, plain.area, plain.aspect_ratio, random_numbers(0, 0, number)
+        )
+        left_out.append(1 - (top + height) / sides[0])
+    assert np.mean(left_out) == pytest.approx(share, abs=0.005)
 
 
 @pytest.mark.parametrize("sides", [(200, 150), (150, 200), (90, 90), (40, 1400)])

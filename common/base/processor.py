@@ -3,6 +3,8 @@
 import os
 import sys
 
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")  # what OpenMP and GCC's libgomp read
+
 
 def cpu_flags():
     """Return the processor's features as Linux names them (`"avx2"`), a set; empty elsewhere."""
@@ -36,3 +38,9 @@ def usable_cores():
     except (OSError, ValueError):
         return len(siblings)
     return max(1, min(len(siblings), quota // period))
+
+
+def waiting_threads():
+    """Return, for people, how OpenMP's threads wait for each other: what the environment sets."""
+    chosen = [f"{name}={os.environ[name]}" for name in _WAITING if name in os.environ]
+    return ", ".join(chosen) or "as OpenMP has it by default"

@@ -73,7 +73,7 @@ def _preferred(devices, dtype, work):
         return "mxnet", "its launcher has started this process"
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torch", "its launcher has started this process"
-    if not _on_cpu(devices):
+    if not on_cpu(devices):
         return "torch", "it runs on the GPUs of today, too"
     unit = _vector_unit()
     ratio = _MEASURED.get((unit, work, dtype), 1.0)
@@ -82,7 +82,8 @@ def _preferred(devices, dtype, work):
     return "mxnet", "both are installed, and PyTorch was not measured to be faster here"
 
 
-def _on_cpu(devices):
+def on_cpu(devices):
+    """Return whether `--gpus` names CPUs."""
     text = devices.strip()
     return text in ("", "cpu", "-1") or text.startswith("cpu:")
 

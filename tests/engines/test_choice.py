@@ -4,11 +4,13 @@ import cv2
 import numpy as np
 import pytest
 
+from benchmarks.made_up import encode, make_photograph, write_records
 from common import engines
 from common.base.files import UserError
 from common.engines import choice
 from common.networks import checkpoint, edits
 from common.networks.resnet import build_resnet
+from tests.conftest import run_python
 from tests.random_networks import with_random_weights
 
 needs_both = pytest.mark.skipif(
@@ -97,3 +99,22 @@ def test_scripts_name_the_engine_and_the_reason(script, tmp_path):
         *("--crop-size", 32, "--output", tmp_path / "out.csv", "--engine", name),
     )
     assert f"engine: {engines.load(name).NAME}, asked for\n" in done.stderr
+
+
+@pytest.mark.parametrize("policy", ["", "passive"])
+def test_the_log_of_a_training_says_how_its_threads_wait(tmp_path, engine, monkeypatch, policy):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # this process may have set it
+        monkeypatch.delenv(name, raising=False)
+    photographs = [encode(make_photograph(seed, 32, 32)) for seed in range(4)]
+    rec = write_records(tmp_path / "train", photographs, [0, 1, 2, 0])
+    network = with_random_weights(edits.take_raw_images(build_resnet(10, 3, width=8)), 32, seed=0)
+    checkpoint.save(str(tmp_path / "net"), 0, network)
+    _, _, stderr = run_python(
+        *("fine-tune.py", "--data-train", rec, "--pretrained-model", tmp_path / "net", "--dry-run"),
+        *("--image-shape", "3,32,32", "--batch-size", 2, "--gpus", "cpu", "--engine", engine),
+        *("--data-dir", tmp_path, "--model-prefix", tmp_path / "run"),
+        **({"OMP_WAIT_POLICY": policy} if policy else {}),
+    )
+    ours = {"mxnet": "as OpenMP has it by default", "torch": "GOMP_SPINCOUNT=3000"}[engine]
+    waiting = f"OMP_WAIT_POLICY={policy}" if policy else ours
+    assert f"threads wait for each other: {waiting}\n" in stderr

@@ -88,6 +88,6 @@ def test_only_an_exact_gelu_becomes_part_of_the_layer_before_it():
         x = torch.randn(2, 5, 12)
         with torch.no_grad():
             expected = mlp(x)
-            linear.prepare_to_predict(torch.nn.Sequential(mlp), torch.float32)
+            timm_networks._use_onednn(torch.nn.Sequential(mlp), torch.float32)
             torch.testing.assert_close(mlp(x), expected)
         assert isinstance(mlp.act, torch.nn.Identity) == is_joined

@@ -1,8 +1,7 @@
 """`--compile`: networks translated to code of their own, by `torch.compile`.
 
-Measured, ResNet-50 on one core with AVX-512, images/s: predicting at 224 px in bfloat16 52 against
-45 of `fusion.prepare`, in float32 25 against 25; training at 160 px 8.4 against 8.3, in bfloat16
-18.6 against 18.6. What is imported here takes a second, and only where it is needed.
+What it gains stands in the tables of `benchmarks/inference_peers.py` and `engines.py`. What is
+imported here takes a second, and only where it is needed.
 """
 
 import logging

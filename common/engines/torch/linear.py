@@ -1,8 +1,8 @@
 """Linear layers of timm's networks on CPUs, computed by oneDNN.
 
-PyTorch multiplies float32 matrices with MKL, which takes 1.4 to 2.4 times as long as oneDNN on an
-AMD EPYC (matrices of ConvNeXt-T at 320 px; bfloat16 is oneDNN's anyway). In prediction oneDNN also
-computes the GELU behind a layer, while the numbers are in the cache.
+PyTorch multiplies float32 matrices with MKL, which is slower than oneDNN on AMD's processors
+(`benchmarks/engines.py` and `inference_peers.py`, ConvNeXt-T); bfloat16 is oneDNN's anyway. In
+prediction oneDNN also computes the GELU behind a layer, while the numbers are in the cache.
 """
 
 from common.engines.torch.runtime import torch
@@ -48,28 +48,3 @@ def use_onednn(model):
         for name, layer in list(parent.named_children()):
             if type(layer) is torch.nn.Linear:
                 setattr(parent, name, OneDnnLinear(layer))
-
-
-def prepare_to_predict(model, dtype):
-    """Have oneDNN compute the linear layers of a network of timm, and the GELUs behind them.
-
-    The weights that are multiplied are stored in `dtype`, what the network computes in.
-    """
-    from timm.layers import Mlp
-
-    for block in model.modules():
-        if isinstance(block, Mlp) and type(block.fc1) is torch.nn.Linear and _is_gelu(block.act):
-            block.fc1, block.act = OneDnnLinear(block.fc1, "gelu"), torch.nn.Identity()
-    use_onednn(model)
-    for layer in model.modules():
-        if isinstance(layer, (OneDnnLinear, torch.nn.Conv2d)):
-            for parameter in layer.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
-
-
-def _is_gelu(layer):
-    """Return whether a layer is the exact GELU, not one of its approximations."""
-    from timm.layers import GELU
-
-    exact = type(layer) is torch.nn.GELU and layer.approximate == "none"
-    return exact or type(layer) is GELU

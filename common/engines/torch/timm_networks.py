@@ -215,10 +215,33 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
     # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
     kinds = ("float32",) if compiled else ("float32", "bfloat16")
     if has_onednn(device) and dtype in kinds:
-        linear.prepare_to_predict(module.model, getattr(torch, dtype))
+        _use_onednn(module.model, getattr(torch, dtype))
     if compiled:
         compilation.compile_for_prediction(module)
     return module, network.num_classes
+
+
+def _use_onednn(model, dtype):
+    """Have oneDNN compute the linear layers of a module in prediction, and the GELUs behind them.
+
+    The weights that are multiplied are stored in `dtype`, what the network computes in.
+    """
+    from timm.layers import GELU, Mlp
+
+    for block in model.modules():
+        if not isinstance(block, Mlp) or type(block.fc1) is not torch.nn.Linear:
+            continue
+        is_exact = type(block.act) is GELU or (
+            type(block.act) is torch.nn.GELU and block.act.approximate == "none"
+        )
+        if is_exact:
+            block.fc1 = linear.OneDnnLinear(block.fc1, "gelu")
+            block.act = torch.nn.Identity()
+    linear.use_onednn(model)
+    for layer in model.modules():
+        if isinstance(layer, (linear.OneDnnLinear, torch.nn.Conv2d)):
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def export_onnx(path, network, image_shape):
