@@ -81,7 +81,7 @@ PEERS = {  # in PyTorch: (what each is compared with, the order of its arrays)
     "pytorch-nchw": ("pytorch", "nchw"),
     "pytorch-adamw": ("adamw", "nhwc"),
 }
-OF_TIMM = ("timm-layer-decay", "timm-drop-path")  # compared with "timm"
+OF_TIMM = ("timm", "timm-layer-decay", "timm-drop-path")  # the others are compared with the first
 SCORES = ("val_top1", "val_loss")
 # 97.5 % quantile of Student's t with 1, 2, 3, … degrees of freedom.
 STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
@@ -103,7 +103,7 @@ def main():
                 " away, or go on with the same --engine and --gpus"
             )
         left = pending(result["runs"], args.seeds, able(args.variants, engine))
-        if any(variant.startswith("timm") for variant, _ in left):
+        if any(variant in OF_TIMM for variant, _ in left):
             write_timm_weights(folder)
         for (variant, seed), run in measure_all(left, folder, args):
             result["runs"].setdefault(variant, {})[seed] = run
@@ -179,9 +179,9 @@ def able(variants, engine):
     """Return the variants that can run here; print which cannot, and why."""
     lacking = {}
     if not importlib.util.find_spec("timm"):
-        lacking = dict.fromkeys(("timm", *OF_TIMM), "needs the package timm")
+        lacking = dict.fromkeys(OF_TIMM, "needs the package timm")
     if engine.NAME != "PyTorch":
-        lacking = dict.fromkeys(("adamw", "timm", *OF_TIMM, *PEERS), "needs --engine torch")
+        lacking = dict.fromkeys(("adamw", *OF_TIMM, *PEERS), "needs --engine torch")
     for variant in variants:
         if variant in lacking:
             print(f"{variant} is left out: {lacking[variant]}")
@@ -217,8 +217,8 @@ def measure(variant, seed, folder, args):
     epochs = 1 if args.quick else EPOCHS
     with tempfile.TemporaryDirectory() as files:
         prefix = os.path.join(files, "net")
-        of_timm = variant in ("timm", *OF_TIMM)
-        network = os.path.join(folder, TIMM_WEIGHTS if of_timm else "efficientnet-lite0")
+        name = TIMM_WEIGHTS if variant in OF_TIMM else "efficientnet-lite0"
+        network = os.path.join(folder, name)
         places = ["--data-dir", folder, "--pretrained-model", network, "--gpus", args.gpus]
         steps = str(epochs - 1) if epochs > 1 else ""
         schedule = ["--num-epochs", str(epochs), "--lr-step-epochs", steps]
@@ -297,8 +297,8 @@ def words(variant):
 
 def compared_with(variant):
     """Return the variant that this one is compared with; None for the plain run."""
-    if variant in OF_TIMM:
-        return "timm"
+    if variant in OF_TIMM[1:]:
+        return OF_TIMM[0]
     return None if variant == "plain" else PEERS.get(variant, ("plain",))[0]
 
 

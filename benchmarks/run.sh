@@ -6,8 +6,8 @@
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
 #
-# TORCH_PYTHON names a Python with what requirements/test-torch.txt lists. 14 GB of memory and 10 GB
-# of disk are needed. A benchmark that fails is named at the end, and does not stop the others.
+# TORCH_PYTHON names a Python with what requirements/peers.txt lists: both engines and all peers.
+# 14 GB of memory and 10 GB of disk are needed. A benchmark that fails is named at the end, and does not stop the others.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -39,11 +39,15 @@ measure() {
     minutes=$1 what=$2 module=$3
     shift 3
     number=$((number + 1))
-    printf '\n== %s of 20: %s' "$number" "$what"
+    printf '\n== %s of 21: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
     printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
     start=$(date +%s)
-    "$python" -m "benchmarks.$module" "$@" $quick || failed="$failed, $module${1:+ $1}"
+    runner=$python
+    case $module in # their sides need both engines, timm and the other runtimes
+    engines | inference_peers | prediction_profile) runner=${TORCH_PYTHON:-$python} ;;
+    esac
+    "$runner" -m "benchmarks.$module" "$@" $quick || failed="$failed, $module${1:+ $1}"
     echo "   took $(($(date +%s) - start)) s"
 }
 
@@ -58,9 +62,10 @@ measure 8 "training ResNet-152: ours, MXNet's own threads, PyTorch" training
 measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
-measure 10 "both engines and plain PyTorch (needs sh setup.sh both)" engines
+measure 10 "both engines and plain PyTorch (needs sh setup.sh both; ConvNeXt-T: timm)" engines
 measure 30 "predicting: ours, PyTorch compiled, ONNX Runtime, OpenVINO (needs requirements/peers.txt)" \
     inference_peers
+measure 2 "where the time of prediction goes (needs requirements/peers.txt)" prediction_profile
 measure 1 "training in several processes, PyTorch (needs sh setup.sh both)" processes
 measure 2 "two trainings on one machine, by how their threads wait" company
 measure 2 "what it costs to start the scripts and the engines" starts

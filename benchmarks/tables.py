@@ -11,7 +11,17 @@ import os
 import re
 import statistics
 
-from benchmarks import charts, choices, company, demo_accuracy, growth, momentum, plan, starts
+from benchmarks import (
+    charts,
+    choices,
+    company,
+    demo_accuracy,
+    growth,
+    momentum,
+    plan,
+    prediction_profile,
+    starts,
+)
 from benchmarks.compare import (
     QUICK_RESULTS,
     RESULTS,
@@ -41,6 +51,7 @@ COMMANDS = {  # the command that makes a result; its footnote begins with it
     "company": "python -m benchmarks.company",
     "starts": "python -m benchmarks.starts",
     "inference_peers": "python -m benchmarks.inference_peers",
+    "prediction_profile": "python -m benchmarks.prediction_profile",
     "submission": "python -m benchmarks.submission",
     "lists": "python -m benchmarks.lists",
     "merge": "python -m benchmarks.merge",
@@ -325,6 +336,7 @@ TABLES = {  # name: (what writes it, what draws its chart, the results that it n
     "submission": (ratio_table, charts.draw_ratios, ["submission"]),
     "engines": (ratio_table, charts.draw_ratios, ["engines"]),
     "inference_peers": (ratio_table, charts.draw_ratios, ["inference_peers"]),
+    "prediction_profile": (prediction_profile.profile_table, None, ["prediction_profile"]),
     "scaling": (scaling_table, charts.draw_scaling, ["scaling"]),
     "processes": (processes_table, None, ["processes"]),
     "cost": (cost_table, None, ["lists", "packing_large", "loader_memory", "merge"]),
