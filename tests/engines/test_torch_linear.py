@@ -1,11 +1,20 @@
 """The linear layers of timm's networks, computed by oneDNN, give what timm's own modules give."""
 
+import shutil
+
 import numpy as np
 import pytest
 
+from common.data.loader import Batch
+from common.engines import TrainerOptions
+from common.engines import torch as engine
 from common.engines.torch import fusion, linear, timm_networks
 from common.engines.torch.runtime import torch
+from common.training.batches import MadeUpImages
+from common.training.schedule import Schedule
 from tests.engines.timm_modules import (
+    CLASSES,
+    CPU,
     NETWORKS,
     SHAPE,
     images,
@@ -19,19 +28,27 @@ if not fusion.has_onednn("cpu"):
     pytest.skip("takes a PyTorch with oneDNN", allow_module_level=True)
 
 
-def layers(bias=True):
+KINDS = [linear.OneDnnLinear, linear.JoinedLinear]
+
+
+def layers(kind, bias=True):
     """A layer of PyTorch, and another one of ours with copies of its parameters."""
     torch.manual_seed(0)
     theirs = torch.nn.Linear(12, 20, bias=bias)
     copy = torch.nn.Linear(12, 20, bias=bias)
     copy.load_state_dict(theirs.state_dict())
-    return theirs, linear.OneDnnLinear(copy)
+    return theirs, kind(copy)
 
 
-@pytest.mark.parametrize("shape", [(5, 12), (3, 5, 12), (2, 3, 5, 12), (1, 1, 1, 12)], ids=str)
+SHAPES = pytest.mark.parametrize(
+    "shape", [(5, 12), (3, 5, 12), (2, 3, 5, 12), (1, 1, 1, 12)], ids=str
+)
+
+
+@SHAPES
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_layer_and_its_gradients_are_pytorchs(shape, bias):
-    theirs, ours = layers(bias)
+    theirs, ours = layers(linear.OneDnnLinear, bias)
     inputs = [torch.randn(*shape).requires_grad_() for _ in range(2)]
     inputs[1].data = inputs[0].data.clone()
     outputs = [layer(x) for layer, x in zip((theirs, ours), inputs)]
@@ -42,18 +59,24 @@ def test_a_layer_and_its_gradients_are_pytorchs(shape, bias):
     torch.testing.assert_close(inputs[1].grad, inputs[0].grad)
     for name, parameter in theirs.named_parameters():
         torch.testing.assert_close(dict(ours.named_parameters())[name].grad, parameter.grad)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(inputs[0]), outputs[0])
 
 
-def test_an_image_in_another_order_in_memory_is_computed():
-    theirs, ours = layers()
-    channels_first = torch.randn(2, 12, 4, 6)
-    x = channels_first.permute(0, 2, 3, 1)
-    expected = theirs(x)
-    torch.testing.assert_close(ours(x), expected)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(x), expected)
+@SHAPES
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_predicts_as_pytorchs(kind, shape, bias):
+    theirs, ours = layers(kind, bias)
+    x = torch.randn(*shape)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_in_another_order_in_memory_is_computed(kind):
+    theirs, ours = layers(kind)
+    x = torch.randn(2, 12, 4, 6).permute(0, 2, 3, 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -63,7 +86,7 @@ def test_prediction_gives_timms_logits(name, dtype):
     network, raw = network_of(model, name), images()
     module, _ = timm_networks.build_to_predict(network, "cpu", (len(raw), *SHAPE), dtype)
     kinds = [type(layer) for layer in module.modules()]
-    assert torch.nn.Linear not in kinds and linear.OneDnnLinear in kinds
+    assert torch.nn.Linear not in kinds and linear.JoinedLinear in kinds
     with torch.inference_mode(), torch.autocast("cpu", enabled=dtype == "bfloat16"):
         theirs = model(normalised(model, raw)).float().numpy()
     with torch.inference_mode():
@@ -88,6 +111,36 @@ def test_only_an_exact_gelu_becomes_part_of_the_layer_before_it():
         x = torch.randn(2, 5, 12)
         with torch.no_grad():
             expected = mlp(x)
-            timm_networks._use_onednn(torch.nn.Sequential(mlp), torch.float32)
+            timm_networks._join_activations(torch.nn.Sequential(mlp), torch.float32)
             torch.testing.assert_close(mlp(x), expected)
         assert isinstance(mlp.act, torch.nn.Identity) == is_joined
+
+
+needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_compiled_network_predicts_the_same(dtype, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network, raw = network_of(timms_module("test_convnext"), "test_convnext"), images(2)
+    batch, found = Batch(raw, None, None, pad=0, missing=[]), []
+    for compiled in (False, True):
+        predictor = engine.Predictor([network], [1], CPU, 2, SHAPE, dtype, compiled)
+        ((_, probabilities),) = predictor.predict([batch])
+        found.append(probabilities)
+    np.testing.assert_allclose(*found, rtol=1e-4 if dtype == "float32" else 0.05)
+
+
+@needs_compiler
+def test_a_compiled_training_validates(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network = network_of(timms_module("test_convnext"), "test_convnext")
+    batch, found = next(iter(MadeUpImages(2, SHAPE, CLASSES))), []
+    schedule = Schedule("step", 0.1, 1.0, (), warmup_updates=0, num_updates=0)
+    for compiled in (False, True):
+        options = TrainerOptions(2, SHAPE, schedule, compiled=compiled)
+        trainer = engine.Trainer(network, CPU, options, engine.Workers("device", CPU))
+        trainer.step(batch, 0.1)()
+        found.append(trainer.evaluate(batch))
+    np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)

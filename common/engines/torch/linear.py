@@ -9,30 +9,18 @@ from common.engines.torch.runtime import torch
 
 
 class OneDnnLinear(torch.nn.Module):
-    """Computes what a `torch.nn.Linear` does, with its parameters.
+    """Computes what a `torch.nn.Linear` does, with its parameters, by a convolution of 1x1.
 
-    Args:
-        linear: the layer.
-        activation: what follows it in prediction, `"none"` or `"gelu"`.
+    That is oneDNN's, and PyTorch knows its gradient and can compile it.
     """
 
-    def __init__(self, linear, activation="none"):
+    def __init__(self, linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
-        self._activation = activation
 
     def forward(self, x):
         """Return (…, out_features) of (…, in_features)."""
-        if torch.is_grad_enabled():
-            return self._differentiable(x)
-        x = x.to(self.weight.dtype)
-        return torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, self._activation, [], "none"
-        )
-
-    def _differentiable(self, x):
-        """Compute as a convolution of 1x1: oneDNN's, and PyTorch knows its gradient."""
         if x.dim() not in (3, 4):
             return torch.nn.functional.linear(x, self.weight, self.bias)
         pixels = x if x.dim() == 4 else x.unsqueeze(1)
@@ -42,9 +30,27 @@ class OneDnnLinear(torch.nn.Module):
         return y if x.dim() == 4 else y.squeeze(1)
 
 
-def use_onednn(model):
-    """Have oneDNN compute the linear layers of a module."""
+class JoinedLinear(OneDnnLinear):
+    """Also computes the activation behind it, `"none"` or `"gelu"`; has no gradient.
+
+    Inductor takes it only where weights are constants of the code.
+    """
+
+    def __init__(self, linear, activation="none"):
+        super().__init__(linear)
+        self._activation = activation
+
+    def forward(self, x):
+        """Return (…, out_features) of (…, in_features)."""
+        x = x.to(self.weight.dtype)
+        return torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, self._activation, [], "none"
+        )
+
+
+def replace_linear(model, kind):
+    """Put a layer of `kind`, a class of this module, in the place of every linear layer."""
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) is torch.nn.Linear:
-                setattr(parent, name, OneDnnLinear(layer))
+                setattr(parent, name, kind(layer))

@@ -172,7 +172,7 @@ def build_to_train(network, device, options):
         raise UserError("--sync-batch-norm: is not for networks of timm; leave it out")
     factors = _factors(module.model, options.layer_decay)
     if has_onednn(device) and options.dtype == "float32":  # bfloat16 is oneDNN's anyway
-        linear.use_onednn(module.model)
+        linear.replace_linear(module.model, linear.OneDnnLinear)
     attributes = {}
     for name, weight in module.params.items():
         weight.requires_grad_(name not in options.frozen)
@@ -215,13 +215,13 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
     # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
     kinds = ("float32",) if compiled else ("float32", "bfloat16")
     if has_onednn(device) and dtype in kinds:
-        _use_onednn(module.model, getattr(torch, dtype))
+        _join_activations(module.model, getattr(torch, dtype))
     if compiled:
         compilation.compile_for_prediction(module)
     return module, network.num_classes
 
 
-def _use_onednn(model, dtype):
+def _join_activations(model, dtype):
     """Have oneDNN compute the linear layers of a module in prediction, and the GELUs behind them.
 
     The weights that are multiplied are stored in `dtype`, what the network computes in.
@@ -235,9 +235,9 @@ def _use_onednn(model, dtype):
             type(block.act) is torch.nn.GELU and block.act.approximate == "none"
         )
         if is_exact:
-            block.fc1 = linear.OneDnnLinear(block.fc1, "gelu")
+            block.fc1 = linear.JoinedLinear(block.fc1, "gelu")
             block.act = torch.nn.Identity()
-    linear.use_onednn(model)
+    linear.replace_linear(model, linear.JoinedLinear)
     for layer in model.modules():
         if isinstance(layer, (linear.OneDnnLinear, torch.nn.Conv2d)):
             for parameter in layer.parameters(recurse=False):
