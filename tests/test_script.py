@@ -1,6 +1,7 @@
 """How a script begins and ends: signals, closed streams, and exit statuses."""
 
 import os
+import signal
 
 import pytest
 
@@ -100,6 +101,25 @@ def test_a_signal_that_c_code_turns_into_another_error_leaves_one_line(number, s
     )
     assert done.returncode == status
     assert len(done.stderr.strip().splitlines()) == 1 and "stopped by" in done.stderr
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_a_signal_while_a_script_says_why_it_ends_leaves_one_line(number, python):
+    done = python(
+        f"""
+        import os, signal, sys
+        from common.base.files import UserError
+        from common.base.script import run_script
+        def main():
+            write = sys.stderr.write
+            sys.stderr.write = lambda line: (write(line), os.kill(os.getpid(), signal.{number}))
+            raise UserError("train.rec: not found")
+        run_script(main)
+        """
+    )
+    assert done.returncode == -getattr(signal, number)
+    assert done.stderr.strip().endswith(": train.rec: not found")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_ctrl_c_while_mxnet_is_imported_is_one_line(stand_in, mx):

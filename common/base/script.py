@@ -76,10 +76,10 @@ def run_script(main):
         sys.stdout.flush()
         _end_on_signals()
     except BaseException as error:
+        _end_on_signals()
         status = _report(error)
         if status is None:
             raise
-    _end_on_signals()
     if _launcher_reads():
         # Threads of PyTorch's process group may ask for Python while it ends, and then abort the
         # process ("terminate called without an active exception"): seen once in ten runs.
@@ -118,7 +118,7 @@ def _raise_on_signals():
 
 
 def _end_on_signals():
-    """Everything is written: a signal ends the process at once, not during Python's exit."""
+    """From here on a signal ends the process at once: everything is written but why it ends."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if signal.getsignal(signal.SIGINT) is stop:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
