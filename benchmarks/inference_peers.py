@@ -5,10 +5,10 @@
 
 ResNet-152 and ConvNeXt-T of timm at 320 px, batches of 16 images of noise, random weights. Each
 side is a process of its own; they take turns. Ours is what `--engine auto` chooses, and it with
-`--compile`. It has no int8 for networks of timm: there its bfloat16 stands beside the peers' int8.
-ONNX Runtime and OpenVINO read what `sub.py --export-onnx` writes, and quantize it by their own
-tools. Run by a Python with requirements/peers.txt; TORCH_PYTHON names another one for the peers.
-Writes benchmarks/results/inference_peers.json, where `--only` leaves the other rows as they were.
+`--compile`. ONNX Runtime and OpenVINO read what `sub.py --export-onnx` writes, and quantize it by
+their own tools. Run by a Python with requirements/peers.txt; TORCH_PYTHON names another one for the
+peers. Writes benchmarks/results/inference_peers.json, where `--only` leaves the other rows as they
+were.
 """
 
 import os
@@ -86,10 +86,7 @@ def compare_runtimes(args, what, network, dtype, onnx_file, versions):
 
     The versions that the sides name are added to `versions`.
     """
-    our_dtype = dtype
-    if dtype == "int8" and network.startswith(HUB):
-        our_dtype, what = "bfloat16", f"{what} (ours: bfloat16)"
-    sides = start_ours(args, network, our_dtype)
+    sides = start_ours(args, network, dtype)
     if not sides:
         return None
     sides.update(start_peers(args, network, dtype, onnx_file))
@@ -106,7 +103,7 @@ def start_ours(args, network, dtype):
     command += ["--image-size", args.size, "--batch-size", args.batch_size, "--dtype", dtype]
     command += ["--num-classes", CLASSES, "--batches", BATCHES[dtype]]
     wanted = {OURS: command}
-    if dtype != "int8":
+    if dtype != "int8" or network.startswith(HUB):  # others have kernels of their own
         wanted[f"{OURS}, PyTorch --compile"] = [*command, "--engine", "torch", "--compile"]
     return start_sides(wanted)
 

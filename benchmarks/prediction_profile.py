@@ -15,7 +15,6 @@ from benchmarks.inference_peers import BATCH_SIZE, CLASSES, NETWORKS, QUICK_NETW
 from common import engines
 from common.base.files import UserError
 from common.base.script import run_script
-from common.networks.timm_pretrained import HUB
 
 # Parts of PyTorch's names of operators; the first that fits counts.
 GROUPS = {
@@ -35,8 +34,6 @@ def main():
     found, engine = {}, engines.load("torch")
     for network, title in (QUICK_NETWORKS if args.quick else NETWORKS).items():
         for dtype in ("float32", "bfloat16", "int8"):
-            if dtype == "int8" and network.startswith(HUB):
-                continue
             what = f"{title}, {dtype}"
             try:
                 found[what] = profile(engine, network, dtype, 1 if args.quick else args.rounds)

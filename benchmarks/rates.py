@@ -80,10 +80,7 @@ def measure(args, work, make):
         make: `make(args, engine, devices)` returns the function, which computes a number of
             batches and returns their losses.
     """
-    of_timm = args.network.startswith(HUB)
-    if of_timm and args.dtype == "int8":
-        raise UserError(f"--dtype int8: {args.network} is a network of timm; use --dtype bfloat16")
-    ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
+    ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": args.network.startswith(HUB)}
     engine, devices, reason = choose(args.engine, args.gpus, args.dtype, work, **ways)
     compute = make(args, engine, devices)
     compute(1)  # compiles, and plans the layers

@@ -37,6 +37,8 @@ def choose(name, devices, dtype, work, flag="--gpus", compiled=False, tf32=False
     Raises:
         UserError: no engine that is installed computes in `dtype` on these devices.
     """
+    if compiled and dtype == "int8" and not of_timm:
+        raise UserError("--compile: in int8 is for networks of timm alone; leave it out")
     if name != "auto":
         candidates = [(name, "asked for")]
     elif of_timm:

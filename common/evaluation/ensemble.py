@@ -7,9 +7,8 @@ import os
 from common.base.files import UserError
 from common.data.image_set import open_image_set, open_records
 from common.engines import require_engine_of_timm
-from common.evaluation.quantized import load_quantized, spread_images
+from common.evaluation.quantized import load_quantized, load_raw, spread_images
 from common.networks import checkpoint
-from common.networks.edits import take_raw_images
 
 
 def load_predictor(args, photographs=None):
@@ -33,22 +32,13 @@ def load_predictor(args, photographs=None):
 
 
 def _load_network(args, prefix, epoch, photographs):
-    """Return the `Network` of a checkpoint, quantized where that is asked for."""
+    """Return the network of a checkpoint, quantized where that is asked for."""
     if checkpoint.is_timm(prefix, epoch):
-        return _load_timm_network(args, prefix, epoch)
+        require_engine_of_timm(args.engine, checkpoint.weights_path(prefix, epoch))
     if args.dtype == "int8":
         calibrate = functools.partial(_calibration_images, args, photographs)
         return load_quantized(args.engine, prefix, epoch, args.devices, calibrate)
-    network = checkpoint.load(prefix, epoch)
-    return network.with_graph(take_raw_images(network.graph))
-
-
-def _load_timm_network(args, prefix, epoch):
-    path = checkpoint.weights_path(prefix, epoch)
-    if args.dtype == "int8":
-        raise UserError(f"--dtype int8: {path} is a network of timm; use --dtype bfloat16")
-    require_engine_of_timm(args.engine, path)
-    return checkpoint.load(prefix, epoch)
+    return load_raw(prefix, epoch)
 
 
 def _calibration_images(args, photographs):

@@ -10,13 +10,14 @@ from common.data.loader import Batch
 from common.evaluation.views import load_views
 from common.networks import checkpoint
 from common.networks.edits import take_raw_images
+from common.networks.timm_network import TimmNetwork
 
 CALIBRATION_IMAGES = 64
 
 
 def quantized_prefix(engine, prefix, epoch):
     """Return the prefix of the quantized network that an engine keeps beside a checkpoint."""
-    return f"{checkpoint.params_path(prefix, epoch)[: -len('.params')]}-{engine.QUANTIZED}"
+    return f"{os.path.splitext(checkpoint.weights_path(prefix, epoch))[0]}-{engine.QUANTIZED}"
 
 
 def load_quantized(engine, prefix, epoch, devices, make_images):
@@ -26,11 +27,10 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
     called only then, and returns the calibration images, (N, 3, H, W) uint8.
     """
     kept = quantized_prefix(engine, prefix, epoch)
-    made_from = checkpoint.params_path(prefix, epoch)
-    made = checkpoint.params_path(kept, 0)
+    made_from = checkpoint.weights_path(prefix, epoch)
+    made = checkpoint.weights_path(kept, 0)
     if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(made_from):
-        network = checkpoint.load(prefix, epoch)
-        reference = network.with_graph(take_raw_images(network.graph))
+        reference = load_raw(prefix, epoch)
         images = make_images()
         quantized = engine.quantize(reference, images)
         logging.info(
@@ -41,6 +41,14 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
         )
         checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
     return checkpoint.load(kept, 0)
+
+
+def load_raw(prefix, epoch):
+    """Return the network of a checkpoint, for raw images."""
+    network = checkpoint.load(prefix, epoch)
+    if isinstance(network, TimmNetwork):
+        return network
+    return network.with_graph(take_raw_images(network.graph))
 
 
 def spread_images(source, args):

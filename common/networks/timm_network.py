@@ -31,6 +31,8 @@ class TimmNetwork:
         arguments: of timm's `create_model`, beside `num_classes`: `{"drop_path_rate": 0.1}`.
         has_new_head: whether the head is drawn anew, for `num_classes`.
         label_smoothing: share of each target that the other classes get in training.
+        ranges: `{layer: [lowest, highest]}` of what the layers are given that int8 computes; only a
+            calibrated network has them.
     """
 
     architecture: str
@@ -41,6 +43,7 @@ class TimmNetwork:
     arguments: dict = dataclasses.field(default_factory=dict)
     has_new_head: bool = False
     label_smoothing: float = 0.0
+    ranges: dict = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_config(cls, config, arrays):
@@ -66,6 +69,10 @@ class TimmNetwork:
             {name: arrays[name] for name, is_statistic in names.items() if not is_statistic},
             {name: arrays[name] for name, is_statistic in names.items() if is_statistic},
             arguments,
+            ranges={
+                name: [float(lowest), float(highest)]
+                for name, (lowest, highest) in config.get("input_ranges", {}).items()
+            },
         )
 
     def config(self):
@@ -74,6 +81,8 @@ class TimmNetwork:
         weight = self.params.get(f"{self.head}.weight")
         if weight is not None:
             config["num_features"] = weight.shape[1]
+        if self.ranges:
+            config["input_ranges"] = self.ranges
         return {**config, "model_args": self.arguments, "pretrained_cfg": self.pretrained_cfg}
 
     @property

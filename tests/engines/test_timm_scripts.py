@@ -12,7 +12,6 @@ import pytest
 
 from common import engines
 from common.base.files import UserError
-from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
 from common.evaluation.ensemble import load_predictor
@@ -91,6 +90,9 @@ def test_a_network_is_fine_tuned_resumed_scored_and_exported(main, sample, tmp_p
     flags = ("--engine", "torch", "--data-dir", sample, "--model-prefix", tmp_path / "whole")
     main("sub.py", "1,2", "cpu", *flags, "--set", "val", "--output", tmp_path / "val.csv")
     assert (tmp_path / "report-val.html").exists()
+    main("sub.py", 2, "cpu", *flags, "--dtype", "int8", "--output", tmp_path / "int8.csv")
+    assert len((tmp_path / "int8.csv").read_text().splitlines()) == 1 + 25
+    assert (tmp_path / "whole-0002-int8-torch-0000.safetensors").exists()
     kept = ("--crops", 2, "--save-probs", tmp_path / "test.npz")
     main("sub.py", 2, "cpu", *flags, "--output", tmp_path / "test.csv", *kept)
     assert len((tmp_path / "test.csv").read_text().splitlines()) == 1 + 25
@@ -183,19 +185,6 @@ def test_without_timm_one_line_says_what_to_install(stand_in, tmp_path, monkeypa
         UserError, match=r"\(operator torchvision::nms .*\): pip install timm, with"
     ):
         timm_networks.timm_config("convnext_tiny")
-
-
-def test_int8_is_refused(tmp_path):
-    prefix = str(tmp_path / "run")
-    checkpoint.save(prefix, 1, network_of(timms_module("test_vit"), "test_vit"))
-    args = argparse.Namespace(
-        networks=[(prefix, 1)], dtype="int8", engine=engine, weights=[1], devices=CPU
-    )
-    args.batch_size, args.crop_size = 1, SIDE
-    with pytest.raises(
-        UserError, match=r"--dtype int8: .*run-0001\.safetensors is a network of timm"
-    ):
-        load_predictor(args)
 
 
 def test_mxnet_says_which_engine_is_needed(mx, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from common import engines
 from common.base.files import UserError
 from common.data.loader import Batch
+from common.engines.choice import choose
 from common.engines.torch import compilation, memory
 from common.engines.torch.predictor import load
 from common.engines.torch.runtime import torch
@@ -92,14 +93,14 @@ def test_without_a_compiler_there_is_one_line():
     with config.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(
         UserError, match=r"--compile: needs a C\+\+ compiler"
     ):
-        compilation.check(CPU, "float32")
+        compilation.check(CPU)
 
 
 def test_apples_gpus_are_refused():
     with pytest.raises(UserError, match="--compile: is for CPUs and NVIDIA's GPUs"):
-        compilation.check([torch.device("mps")], "float32")
+        compilation.check([torch.device("mps")])
 
 
 def test_int8_is_refused():
-    with pytest.raises(UserError, match="--compile: is not for int8"):
-        compilation.check(CPU, "int8")
+    with pytest.raises(UserError, match="--compile: in int8 is for networks of timm alone"):
+        choose("torch", "cpu", "int8", "predict", compiled=True)

@@ -13,7 +13,7 @@ from common.base.files import UserError
 from common.base.processor import cpu_flags
 from common.data.loader import Batch
 from common.engines import torch as engine
-from common.engines.torch import int8, operators
+from common.engines.torch import int8_arithmetic, operators
 from common.engines.torch.initial_weights import draw
 from common.engines.torch.runtime import torch
 from common.evaluation.quantized import load_quantized
@@ -193,7 +193,7 @@ def test_a_processor_without_vnni_gets_seven_bits_of_the_weights():
 WITHOUT_VNNI = """
 import numpy as np
 from common.engines import torch as engine
-from common.engines.torch import int8, operators, predictor
+from common.engines.torch import int8, int8_arithmetic, operators, predictor
 from common.networks import Network
 from common.networks.graph import Builder
 import torch
@@ -212,7 +212,7 @@ for each, prepare in ((network, None), (engine.quantize(network, images), int8.p
         prepare(module, entries)
     with torch.inference_mode():
         logits.append(module(torch.from_numpy(images)).mean().item())
-print(int8.weight_bits())
+print(int8_arithmetic.weight_bits())
 print(logits[1] / logits[0])
 print(engine.describe()["int8"])
 """
@@ -293,7 +293,7 @@ def test_a_pytorch_without_such_convolutions_says_so(monkeypatch):
         raise RuntimeError("not built with oneDNN\nC++ stack")
 
     engine.check("int8", CPU)
-    int8.weight_bits.cache_clear()
+    int8_arithmetic.weight_bits.cache_clear()
     monkeypatch.setattr(torch.ops.onednn, "qconv_prepack", refuse)
     with pytest.raises(UserError) as error:
         engine.check("int8", CPU)

@@ -12,11 +12,9 @@ from common.base.files import UserError
 from common.engines.torch.runtime import torch
 
 
-def check(devices, dtype):
-    """Raise `UserError` where a network cannot be compiled for these devices, in a precision."""
+def check(devices):
+    """Raise `UserError` where a network cannot be compiled for these devices."""
     kind = devices[0].type
-    if dtype == "int8":
-        raise UserError("--compile: is not for int8, which has kernels of its own; leave it out")
     if kind == "cpu" and not _has_cpp_compiler():
         raise UserError(
             "--compile: needs a C++ compiler, and none is here; install one"

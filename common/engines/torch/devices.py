@@ -15,7 +15,7 @@ except ImportError:  # Windows
 from common.base.files import UserError
 from common.base.processor import cpu_flags
 from common.engines.torch import compilation
-from common.engines.torch.int8 import weight_bits
+from common.engines.torch.int8_arithmetic import weight_bits
 from common.engines.torch.runtime import reason_of, torch
 
 
@@ -104,7 +104,7 @@ def check(dtype, devices, compiled=False, tf32=False):
     if tf32:
         _allow_tf32(dtype, devices)
     if compiled:
-        compilation.check(devices, dtype)
+        compilation.check(devices)
     if dtype == "int8" and has_gpu(devices):
         raise UserError("--dtype int8: is for CPUs; on a GPU take float16 or bfloat16")
     if dtype != "float32":

@@ -1,49 +1,20 @@
-"""Modules that predict in 8-bit integers, by the convolutions of oneDNN that Inductor uses.
+"""Graphs that predict in 8-bit integers: their convolutions, and what is between them.
 
-Between layers that compute in integers, tensors are uint8: a number is `(integer - zero) * scale`.
-Weights are int8, with a scale for each filter. All other layers compute in float32.
+Between layers that compute in integers, tensors are uint8. All other layers compute in float32.
 
 Measured, images of 224 px for a second of one core with VNNI, batch 8, in float32, bfloat16 and
 int8: ResNet-50 24, 46 and 87; MobileNetV2 181, 319 and 432. With oneDNN held to AVX2, in float32
 and int8: 14 and 26; 132 and 187.
 """
 
-import dataclasses
-import functools
 import itertools
 
 from common.engines.torch import fusion, layers, operators
 from common.engines.torch.attributes import Attributes
+from common.engines.torch.int8_arithmetic import PIXELS, Format, as_integers, convolve, pack
 from common.engines.torch.runtime import torch
 
 LOWEST, HIGHEST = "__lowest__", "__highest__"  # attributes of a node: the range of its output
-_SMALLEST = 1e-12  # no scale is 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Format:
-    """How the integers of a tensor are to be read."""
-
-    scale: float
-    zero: int
-
-    @classmethod
-    def of_range(cls, lowest, highest):
-        """Return the format of numbers between two others; it always holds 0, for the padding."""
-        lowest, highest = min(lowest, 0.0), max(highest, 0.0)
-        scale = max((highest - lowest) / 255, _SMALLEST)
-        return cls(scale, round(-lowest / scale))
-
-    def quantize(self, x):
-        """Return the nearest integers of float32 numbers, as uint8."""
-        return x.mul(1 / self.scale).round_().add_(self.zero).clamp_(0, 255).to(torch.uint8)
-
-    def dequantize(self, x):
-        """Return float32 numbers."""
-        return x.to(torch.float32).sub_(self.zero).mul_(self.scale)
-
-
-_PIXELS = Format(1.0, 0)
 
 
 def prepare(module, shapes):
@@ -115,10 +86,7 @@ class _QuantizedConvolution:
         if self._is_dense:
             weight = weight[..., None, None]
             shape = (shape[0], *weight.shape[1:])
-        limit = 2 ** (weight_bits() - 1) - 1
-        scales = weight.abs().amax((1, 2, 3)).div(limit).clamp_(min=_SMALLEST)
-        integers = weight.div(scales.reshape(-1, 1, 1, 1)).round_().to(torch.int8)
-        self._weight = _pack(integers, scales, source, self._window, shape)
+        self._weight = pack(*as_integers(weight), source, self._window, shape)
         self._formats = source, target, other
 
     def __call__(self, x, other=None):
@@ -131,60 +99,9 @@ class _QuantizedConvolution:
     def _convolve(self, x, other):
         if other is not None and not self.in_place:
             other = other.clone()
-        return _convolve(
+        return convolve(
             *(x, other, self._weight, self._bias, self._window, self._formats, self.activation)
         )
-
-
-def _pack(weight, scales, source, window, shape):
-    """Return int8 weights as oneDNN wants them in memory, their scales, and their zeros."""
-    packed = torch.ops.onednn.qconv_prepack(
-        weight, scales, source.scale, source.zero, *window, list(shape)
-    )
-    return packed, scales, torch.zeros(len(scales), dtype=torch.int32)
-
-
-def _convolve(x, other, weight, bias, window, formats, activation):
-    """Call oneDNN; `other`, where there is one, is overwritten with the sum.
-
-    The formats are those of `x`, of the result (None: float32) and of `other`.
-    """
-    source, target, other_format = formats
-    scale, zero, dtype = 1.0, 0, torch.float32
-    if target is not None:
-        scale, zero, dtype = target.scale, target.zero, torch.uint8
-    inputs = x, source.scale, source.zero, *weight
-    name, numbers = activation
-    if other is None:
-        return torch.ops.onednn.qconv2d_pointwise(
-            *(*inputs, bias, *window), scale, zero, dtype, name, numbers, ""
-        )
-    return torch.ops.onednn.qconv2d_pointwise(
-        *(*inputs, other, bias, *window, scale, zero, dtype),
-        *(other_format.scale, other_format.zero, "sum", 1.0, name, numbers, ""),
-    )
-
-
-@functools.lru_cache(maxsize=None)
-def weight_bits():
-    """Return how many bits of a weight this processor multiplies exactly: 8, or 7.
-
-    Without VNNI, oneDNN adds two products in 16 bits, which only 7 bits of the weights cannot
-    overflow (oneDNN, "Nuances of int8 computations"). It is asked for the largest sum, and so
-    answers for the instructions that it has chosen.
-
-    Raises:
-        AttributeError, RuntimeError: this PyTorch has no such convolution.
-    """
-    x = torch.full((1, 64, 4, 4), 255, dtype=torch.uint8)
-    x = x.contiguous(memory_format=torch.channels_last)
-    weight, scales = torch.full((16, 64, 1, 1), 127, dtype=torch.int8), torch.ones(16)
-    window = (1, 1), (0, 0), (1, 1), 1
-    packed = _pack(weight, scales, _PIXELS, window, x.shape)
-    other = torch.zeros(1, 16, 4, 4).contiguous(memory_format=torch.channels_last)
-    formats = _PIXELS, None, _PIXELS
-    y = _convolve(x, other, packed, None, window, formats, ("none", []))
-    return 8 if bool((y == 255 * 127 * 64).all()) else 7
 
 
 # --- The plan -------------------------------------------------------------------------------------
@@ -216,7 +133,7 @@ class _Rewriter:
         self.steps = []
         self._ranges = ranges
         self._formats = {  # of entries; what is float32 has none
-            (node, 0): _PIXELS for node, name in plan.variables.items() if name == "data"
+            (node, 0): PIXELS for node, name in plan.variables.items() if name == "data"
         }
         self._wanted = self._find_wanted(plan)
         self._converted = {}

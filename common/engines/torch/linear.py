@@ -31,21 +31,27 @@ class OneDnnLinear(torch.nn.Module):
 
 
 class JoinedLinear(OneDnnLinear):
-    """Also computes the activation behind it, `"none"` or `"gelu"`; has no gradient.
+    """Also computes the GELU behind it; has no gradient.
 
     Inductor takes it only where weights are constants of the code.
+
+    Args:
+        gelu: its form, as PyTorch's `approximate`: `"none"` or `"tanh"`; None: there is no GELU.
     """
 
-    def __init__(self, linear, activation="none"):
+    def __init__(self, linear, gelu=None):
         super().__init__(linear)
-        self._activation = activation
+        self._activation = activation_of(gelu)
 
     def forward(self, x):
         """Return (…, out_features) of (…, in_features)."""
         x = x.to(self.weight.dtype)
-        return torch.ops.mkldnn._linear_pointwise(
-            x, self.weight, self.bias, self._activation, [], "none"
-        )
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self._activation)
+
+
+def activation_of(gelu):
+    """Return what oneDNN calls a GELU of a form of `JoinedLinear`: name, numbers, algorithm."""
+    return ("none", [], "none") if gelu is None else ("gelu", [], gelu)
 
 
 def replace_linear(model, kind):

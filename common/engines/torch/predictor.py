@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 
 from common.base.files import UserError
-from common.engines.torch import compilation, fusion, int8, operators, timm_networks
+from common.engines.torch import compilation, fusion, int8, operators, timm_prediction
 from common.engines.torch.memory import copy_to
 from common.engines.torch.recording import recorded
 from common.engines.torch.runtime import torch
@@ -111,7 +111,7 @@ def _build(network, devices, data_shape, dtype, compiled):
 
 def _build_on(network, device, data_shape, dtype, compiled):
     if isinstance(network, TimmNetwork):
-        return timm_networks.build_to_predict(network, device, data_shape, dtype, compiled)
+        return timm_prediction.build_to_predict(network, device, data_shape, dtype, compiled)
     module, entries = load(network, device, data_shape, "float32" if dtype == "int8" else dtype)
     shape = entries[module.plan.output]
     if len(shape) != 2:

@@ -1,22 +1,26 @@
-"""A network in 8-bit integers: calibrated here, built by `common.engines.torch.int8`."""
+"""A network in 8-bit integers: calibrated here; `int8` and `int8_layers` build it."""
 
+import dataclasses
 import math
 
 from common.base.files import UserError
+from common.engines.torch import timm_networks, timm_prediction
 from common.engines.torch.int8 import HIGHEST, LOWEST
 from common.engines.torch.predictor import load
 from common.engines.torch.runtime import torch
 from common.networks.graph import edit
+from common.networks.timm_network import TimmNetwork
 
 _BATCH_SIZE = 16
 
 
 def quantize(network, images):
-    """Return the network with the range of every layer's output over the calibration `images`.
+    """Return the network with the ranges of its layers over the calibration `images`.
 
-    Its graph and float32 arrays are the same; the ranges are attributes of the nodes, `__lowest__`
-    and `__highest__`. Weights become integers when a `Predictor` is built: how many bits they may
-    have depends on the processor.
+    Its float32 arrays are the same: weights become integers when a `Predictor` is built, as the
+    processor decides how many bits they may have. The ranges are, of a graph, those of what every
+    layer gives, in the attributes `__lowest__` and `__highest__` of its node; of a network of timm,
+    those of what the layers are given that will compute in integers (`TimmNetwork.ranges`).
 
     Args:
         images: (N, 3, H, W) uint8.
@@ -25,14 +29,21 @@ def quantize(network, images):
         UserError: a layer gives NaN or infinite numbers.
     """
     size = min(_BATCH_SIZE, len(images))
-    module, _ = load(network, "cpu", (size, *images.shape[1:]))
+    ranges, of_timm = {}, isinstance(network, TimmNetwork)
+    if of_timm:
+        module = timm_networks.build(network, images.shape[1:])
+        for name, layer in timm_prediction.layers_for_int8(module.model, network).items():
+            layer.register_forward_pre_hook(_observe_input(name, ranges))
+    else:
+        module, _ = load(network, "cpu", (size, *images.shape[1:]))
+        for step in module.plan.steps:
+            step.compute = _observe(step, ranges)
     module.eval()
-    ranges = {}
-    for step in module.plan.steps:
-        step.compute = _observe(step, ranges)
     with torch.inference_mode():
         for start in range(0, len(images), size):
             module(torch.from_numpy(images[start : start + size]))
+    if of_timm:
+        return dataclasses.replace(network, ranges=ranges)
     bounds = {
         name: {LOWEST: str(lowest), HIGHEST: str(highest)}
         for name, (lowest, highest) in ranges.items()
@@ -41,20 +52,30 @@ def quantize(network, images):
 
 
 def _observe(step, ranges):
-    """Return what a step computes with, which then notes `{layer: (lowest, highest)}`."""
+    """Return what a step computes with, which then notes its range."""
     compute = step.compute
 
     def observed(*inputs):
         result = compute(*inputs)
         for tensor in result if isinstance(result, (tuple, list)) else [result]:
-            found = [bound.item() for bound in torch.aminmax(tensor.float())]
-            if not all(map(math.isfinite, found)):
-                raise UserError(
-                    f"--dtype int8: the layer {step.name} gives NaN or infinite numbers: the"
-                    " network's training has diverged; choose an earlier epoch"
-                )
-            before = ranges.get(step.name, found)
-            ranges[step.name] = min(before[0], found[0]), max(before[1], found[1])
+            _note(tensor, step.name, ranges)
         return result
 
     return observed
+
+
+def _observe_input(name, ranges):
+    """Return a hook that notes the range of what a layer is given."""
+    return lambda _, inputs: _note(inputs[0], name, ranges)
+
+
+def _note(tensor, name, ranges):
+    """Widen `{layer: [lowest, highest]}` by a tensor of a layer."""
+    found = [bound.item() for bound in torch.aminmax(tensor.float())]
+    if not all(map(math.isfinite, found)):
+        raise UserError(
+            f"--dtype int8: the layer {name} gives NaN or infinite numbers: the"
+            " network's training has diverged; choose an earlier epoch"
+        )
+    before = ranges.get(name, found)
+    ranges[name] = [min(before[0], found[0]), max(before[1], found[1])]

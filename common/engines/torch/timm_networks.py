@@ -1,4 +1,4 @@
-"""Networks of timm as PyTorch modules: the only place that imports timm."""
+"""Networks of timm as PyTorch modules: built, trained and exported."""
 
 import difflib
 import inspect
@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from common.base.files import UserError, replacing
-from common.engines.torch import compilation, linear
+from common.engines.torch import linear
 from common.engines.torch.fusion import has_onednn
 from common.engines.torch.runtime import reason_of, torch
 
@@ -203,45 +203,6 @@ def _factors(model, layer_decay):
         for group in groups
         for param in group["params"]
     }
-
-
-def build_to_predict(network, device, data_shape, dtype, compiled=False):
-    """Return the module of a `TimmNetwork` for batches of `data_shape`, and its number of classes.
-
-    Raises:
-        UserError: as `build`.
-    """
-    module = build(network, data_shape[1:], device, dtype).eval()
-    # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
-    kinds = ("float32",) if compiled else ("float32", "bfloat16")
-    if has_onednn(device) and dtype in kinds:
-        _join_activations(module.model, getattr(torch, dtype))
-    if compiled:
-        compilation.compile_for_prediction(module)
-    return module, network.num_classes
-
-
-def _join_activations(model, dtype):
-    """Have oneDNN compute the linear layers of a module in prediction, and the GELUs behind them.
-
-    The weights that are multiplied are stored in `dtype`, what the network computes in.
-    """
-    from timm.layers import GELU, Mlp
-
-    for block in model.modules():
-        if not isinstance(block, Mlp) or type(block.fc1) is not torch.nn.Linear:
-            continue
-        is_exact = type(block.act) is GELU or (
-            type(block.act) is torch.nn.GELU and block.act.approximate == "none"
-        )
-        if is_exact:
-            block.fc1 = linear.JoinedLinear(block.fc1, "gelu")
-            block.act = torch.nn.Identity()
-    linear.replace_linear(model, linear.JoinedLinear)
-    for layer in model.modules():
-        if isinstance(layer, (linear.OneDnnLinear, torch.nn.Conv2d)):
-            for parameter in layer.parameters(recurse=False):
-                parameter.data = parameter.data.to(dtype)
 
 
 def export_onnx(path, network, image_shape):

@@ -1,0 +1,158 @@
+"""Networks of timm that only predict, made faster: layers are joined, or compute in integers."""
+
+from collections import Counter
+
+from common.engines.torch import compilation, int8_layers, linear
+from common.engines.torch.fusion import has_onednn
+from common.engines.torch.runtime import torch
+from common.engines.torch.timm_networks import build
+
+
+def build_to_predict(network, device, data_shape, dtype, compiled=False):
+    """Return the module of a `TimmNetwork` for batches of `data_shape`, and its number of classes.
+
+    int8 takes a calibrated network; what has no integers computes in float32.
+
+    Raises:
+        UserError: as `build`.
+    """
+    is_int8 = dtype == "int8"
+    dtype = "float32" if is_int8 else dtype
+    module = build(network, data_shape[1:], device, dtype).eval()
+    _fold_batch_norms(module.model, torch.zeros(1, *data_shape[1:], device=device))
+    if is_int8:
+        _compute_in_integers(module.model, network)
+        with torch.no_grad():
+            module(torch.zeros(data_shape, dtype=torch.uint8))  # for which weights are laid out
+    # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
+    kinds = ("float32",) if compiled else ("float32", "bfloat16")
+    if has_onednn(device) and dtype in kinds:
+        _join_activations(module.model, getattr(torch, dtype))
+    if compiled:
+        compilation.compile_for_prediction(module)
+    return module, network.num_classes
+
+
+# --- Batch norms in the weights of the convolutions before them -----------------------------------
+
+
+def _fold_batch_norms(model, image):
+    """Scale the filters of convolutions in place of the batch norms that alone read them.
+
+    Who reads what is seen while it predicts with `image`, (1, 3, H, W).
+    """
+    for conv, name in _foldable(model, image):
+        norm = model.get_submodule(name)
+        conv.weight, conv.bias = torch.nn.utils.fuse_conv_bn_weights(
+            *(conv.weight, conv.bias, norm.running_mean, norm.running_var),
+            *(norm.eps, norm.weight, norm.bias),
+        )
+        _set_layer(model, name, getattr(norm, "act", torch.nn.Identity()))
+
+
+def _foldable(model, image):
+    """Return each convolution that one batch norm alone reads, and the norm's name."""
+    from timm.layers import BatchNormAct2d, Conv2dSame
+
+    made, pairs, calls, hooks = {}, [], Counter(), []
+
+    def after_convolution(conv, _, output):
+        calls[conv] += 1
+        made[id(output)] = conv, output
+
+    def before_norm(norm, inputs):
+        calls[norm] += 1
+        if id(inputs[0]) in made:
+            pairs.append((*made[id(inputs[0])], norm))
+
+    names = {layer: name for name, layer in model.named_modules()}
+    for layer in names:
+        if type(layer) in (torch.nn.Conv2d, Conv2dSame):
+            hooks.append(layer.register_forward_hook(after_convolution))
+        elif type(layer) in (torch.nn.BatchNorm2d, BatchNormAct2d) and layer.track_running_stats:
+            hooks.append(layer.register_forward_pre_hook(before_norm))
+    with torch.enable_grad():
+        readers = _count_readers(model(image))
+    for hook in hooks:
+        hook.remove()
+    return [
+        (conv, names[norm])
+        for conv, output, norm in pairs
+        if calls[conv] == calls[norm] == readers[output.grad_fn] == 1
+    ]
+
+
+def _count_readers(result):
+    """Return how many inputs of operations each operation's output is, before a result."""
+    readers, waiting = Counter(), [result.grad_fn]
+    while waiting:
+        for before, _ in waiting.pop().next_functions:
+            if before is not None:
+                readers[before] += 1
+                if readers[before] == 1:
+                    waiting.append(before)
+    return readers
+
+
+def _set_layer(model, name, layer):
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, layer)
+
+
+# --- 8-bit integers -------------------------------------------------------------------------------
+
+
+def layers_for_int8(model, network):
+    """Return `{name: layer}` of the layers of timm's module that int8 computes in integers.
+
+    The classifier is not among them.
+    """
+    heads = {name.rpartition(".")[0] for name in network.head_params()}
+    found = int8_layers.find(model)
+    return {name: layer for name, layer in found.items() if name not in heads}
+
+
+def _compute_in_integers(model, network):
+    """Have a module compute its calibrated layers in integers.
+
+    Between the two layers of an `Mlp` numbers stay integers.
+    """
+    ranges = network.ranges
+    for name, block, gelu in _mlps_with_gelu(model):
+        first, second = f"{name}.fc1", f"{name}.fc2"
+        if type(block.norm) is torch.nn.Identity and {first, second} <= ranges.keys():
+            block.fc2 = int8_layers.Int8Linear(block.fc2, *ranges[second])
+            block.fc1 = int8_layers.Int8Linear(block.fc1, *ranges[first], gelu, block.fc2.source)
+            block.act = torch.nn.Identity()
+    int8_layers.replace(model, ranges)
+
+
+# --- Linear layers, and the GELUs behind them -----------------------------------------------------
+
+
+def _mlps_with_gelu(model):
+    """Yield each `Mlp` of linear layers: its name, its module, and the form of its GELU."""
+    from timm.layers import GELU, GELUTanh, Mlp
+
+    for name, block in list(model.named_modules()):
+        if not isinstance(block, Mlp) or type(block.fc1) is not torch.nn.Linear:
+            continue
+        if isinstance(block.act, torch.nn.GELU):
+            yield name, block, block.act.approximate
+        elif isinstance(block.act, (GELU, GELUTanh)):
+            yield name, block, "tanh" if isinstance(block.act, GELUTanh) else "none"
+
+
+def _join_activations(model, dtype):
+    """Have oneDNN compute the linear layers of a module in prediction, and the GELUs behind them.
+
+    The weights that are multiplied are stored in `dtype`, what the network computes in.
+    """
+    for _, block, gelu in _mlps_with_gelu(model):
+        block.fc1 = linear.JoinedLinear(block.fc1, gelu)
+        block.act = torch.nn.Identity()
+    linear.replace_linear(model, linear.JoinedLinear)
+    for layer in model.modules():
+        if isinstance(layer, (linear.OneDnnLinear, torch.nn.Conv2d)):
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
