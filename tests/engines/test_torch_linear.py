@@ -27,7 +27,7 @@ if not fusion.has_onednn("cpu"):
     pytest.skip("takes a PyTorch with oneDNN", allow_module_level=True)
 
 
-KINDS = [linear.OneDnnLinear, linear.JoinedLinear]
+KINDS = [linear.OneDnnLinear, linear.JoinedLinear, linear.PackedLinear]
 
 
 def layers(kind, bias=True):
@@ -85,7 +85,7 @@ def test_prediction_gives_timms_logits(name, dtype):
     network, raw = network_of(model, name), images()
     module, _ = timm_prediction.build_to_predict(network, "cpu", (len(raw), *SHAPE), dtype)
     kinds = [type(layer) for layer in module.modules()]
-    assert torch.nn.Linear not in kinds and linear.JoinedLinear in kinds
+    assert torch.nn.Linear not in kinds and linear.PackedLinear in kinds
     with torch.inference_mode(), torch.autocast("cpu", enabled=dtype == "bfloat16"):
         theirs = model(normalised(model, raw)).float().numpy()
     with torch.inference_mode():
@@ -113,7 +113,9 @@ def test_a_gelu_becomes_part_of_the_layer_before_it():
         x = torch.randn(2, 5, 12)
         with torch.no_grad():
             expected = mlp(x)
-            timm_prediction._join_activations(torch.nn.Sequential(mlp), torch.float32)
+            timm_prediction._join_activations(
+                torch.nn.Sequential(mlp), torch.float32, linear.PackedLinear
+            )
             torch.testing.assert_close(mlp(x), expected)
         assert isinstance(mlp.act, torch.nn.Identity) == is_joined
 

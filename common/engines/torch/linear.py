@@ -49,6 +49,24 @@ class JoinedLinear(OneDnnLinear):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *self._activation)
 
 
+class PackedLinear(JoinedLinear):
+    """Has its weights in memory as oneDNN wants them for inputs of the first one's size.
+
+    Without it, oneDNN arranges them anew for every batch. Inductor does the same by itself.
+    """
+
+    _is_packed = False
+
+    def forward(self, x):
+        """Return (…, out_features) of (…, in_features)."""
+        if not self._is_packed:
+            weight, rows = self.weight.detach(), x.numel() // self.in_features
+            del self.weight
+            self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+            self._is_packed = True
+        return super().forward(x)
+
+
 def activation_of(gelu):
     """Return what oneDNN calls a GELU of a form of `JoinedLinear`: name, numbers, algorithm."""
     return ("none", [], "none") if gelu is None else ("gelu", [], gelu)

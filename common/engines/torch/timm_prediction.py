@@ -27,7 +27,8 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
     # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
     kinds = ("float32",) if compiled else ("float32", "bfloat16")
     if has_onednn(device) and dtype in kinds:
-        _join_activations(module.model, getattr(torch, dtype))
+        kind = linear.JoinedLinear if compiled else linear.PackedLinear
+        _join_activations(module.model, getattr(torch, dtype), kind)
     if compiled:
         compilation.compile_for_prediction(module)
     return module, network.num_classes
@@ -143,15 +144,16 @@ def _mlps_with_gelu(model):
             yield name, block, "tanh" if isinstance(block.act, GELUTanh) else "none"
 
 
-def _join_activations(model, dtype):
+def _join_activations(model, dtype, kind):
     """Have oneDNN compute the linear layers of a module in prediction, and the GELUs behind them.
 
-    The weights that are multiplied are stored in `dtype`, what the network computes in.
+    They become layers of a `kind`. The weights that are multiplied are stored in `dtype`, what the
+    network computes in.
     """
     for _, block, gelu in _mlps_with_gelu(model):
-        block.fc1 = linear.JoinedLinear(block.fc1, gelu)
+        block.fc1 = kind(block.fc1, gelu)
         block.act = torch.nn.Identity()
-    linear.replace_linear(model, linear.JoinedLinear)
+    linear.replace_linear(model, kind)
     for layer in model.modules():
         if isinstance(layer, (linear.OneDnnLinear, torch.nn.Conv2d)):
             for parameter in layer.parameters(recurse=False):
