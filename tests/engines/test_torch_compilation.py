@@ -60,6 +60,7 @@ def test_a_compiled_network_predicts_the_same(network, cache, dtype):
 
 
 @needs_compiler
+@pytest.mark.skipif(torch.__version__.startswith("2.4."), reason="they stay variables in 2.4")
 def test_the_weights_of_a_compiled_network_are_constants(network):
     module, _ = load(network, "cpu", (BATCH, *SHAPE))
     compilation.compile_for_prediction(module)

@@ -27,10 +27,14 @@ def check(devices):
 
 
 def _has_cpp_compiler():
-    from torch._inductor import cpp_builder, exc
+    from torch._inductor import exc
 
     try:
-        return bool(cpp_builder.get_cpp_compiler())
+        from torch._inductor.cpp_builder import get_cpp_compiler
+    except ImportError:  # before PyTorch 2.5
+        from torch._inductor.codecache import cpp_compiler as get_cpp_compiler
+    try:
+        return bool(get_cpp_compiler())
     except exc.InvalidCxxCompiler:
         return False
 
