@@ -81,13 +81,6 @@ def _kind_of(layer):
     return None if is_depthwise or layer.padding_mode != "zeros" else Int8Conv2d
 
 
-def replace(model, ranges):
-    """Put layers that compute in integers in the place of those whose range is known.
-
-    Args:
-        ranges: `{name: (lowest, highest)}` of what they are given.
-    """
-    for name, layer in find(model).items():
-        if name in ranges:
-            parent, _, last = name.rpartition(".")
-            setattr(model.get_submodule(parent), last, _kind_of(layer)(layer, *ranges[name]))
+def make(layer, lowest, highest):
+    """Return what computes a layer of `find` in integers; it is given numbers of that range."""
+    return _kind_of(layer)(layer, lowest, highest)

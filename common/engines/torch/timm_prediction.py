@@ -125,7 +125,9 @@ def _compute_in_integers(model, network):
             block.fc2 = int8_layers.Int8Linear(block.fc2, *ranges[second])
             block.fc1 = int8_layers.Int8Linear(block.fc1, *ranges[first], gelu, block.fc2.source)
             block.act = torch.nn.Identity()
-    int8_layers.replace(model, ranges)
+    for name, layer in int8_layers.find(model).items():
+        if name in ranges:
+            _set_layer(model, name, int8_layers.make(layer, *ranges[name]))
 
 
 # --- Linear layers, and the GELUs behind them -----------------------------------------------------
