@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 
+from common.base.files import UserError
 from common.data.image_set import Selection
 from common.data.loader import Batch
 from common.evaluation.views import load_views
@@ -23,23 +24,27 @@ def quantized_prefix(engine, prefix, epoch):
 def load_quantized(engine, prefix, epoch, devices, make_images):
     """Return the quantized `Network` of a checkpoint; make it where needed.
 
-    It is made where there is none, or one that is older than the checkpoint; `make_images` is
-    called only then, and returns the calibration images, (N, 3, H, W) uint8.
+    It is made where there is none that can be read, or one that is older than the checkpoint;
+    `make_images` is called only then, and returns the calibration images, (N, 3, H, W) uint8.
     """
     kept = quantized_prefix(engine, prefix, epoch)
-    made_from = checkpoint.weights_path(prefix, epoch)
     made = checkpoint.weights_path(kept, 0)
-    if not os.path.exists(made) or os.path.getmtime(made) < os.path.getmtime(made_from):
-        reference = load_raw(prefix, epoch)
-        images = make_images()
-        quantized = engine.quantize(reference, images)
-        logging.info(
-            "%s: quantized; its first choice is that of float32 on %d of %d calibration images",
-            made,
-            agreement(engine, devices, reference, quantized, images),
-            len(images),
-        )
-        checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
+    made_from = checkpoint.weights_path(prefix, epoch)
+    if os.path.exists(made) and os.path.getmtime(made) >= os.path.getmtime(made_from):
+        try:
+            return checkpoint.load(kept, 0)
+        except UserError as error:
+            logging.warning("made again: %s", error)
+    reference = load_raw(prefix, epoch)
+    images = make_images()
+    quantized = engine.quantize(reference, images)
+    logging.info(
+        "%s: quantized; its first choice is that of float32 on %d of %d calibration images",
+        made,
+        agreement(engine, devices, reference, quantized, images),
+        len(images),
+    )
+    checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
     return checkpoint.load(kept, 0)
 
 

@@ -137,7 +137,7 @@ def test_a_network_whose_numbers_are_not_finite_is_named():
         engine.quantize(dataclasses.replace(network, params=params), images())
 
 
-def test_a_calibrated_network_is_kept_until_the_checkpoint_changes(tmp_path, caplog):
+def test_a_calibrated_network_is_kept_until_it_is_old_or_damaged(tmp_path, caplog):
     caplog.set_level("INFO")
     prefix = str(tmp_path / "run")
     checkpoint.save(prefix, 7, network_of(timms_module("test_vit"), "test_vit"))
@@ -158,6 +158,11 @@ def test_a_calibrated_network_is_kept_until_the_checkpoint_changes(tmp_path, cap
     os.utime(timm_files.weights_path(prefix, 7), (later, later))
     load_quantized(engine, prefix, 7, CPU, calibrate)
     assert len(made) == 2
+    os.utime(timm_files.weights_path(prefix, 7), (0, 0))
+    with open(timm_files.config_path(f"{prefix}-0007-int8-torch"), "w") as stream:
+        stream.write("{")
+    again = load_quantized(engine, prefix, 7, CPU, calibrate)
+    assert "made again: " in caplog.text and len(made) == 3 and again.ranges == first.ranges
     assert checkpoint.find_epochs(prefix) == [7]
 
 
