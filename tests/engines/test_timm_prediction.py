@@ -68,12 +68,22 @@ class Weightless(torch.nn.Conv2d):
         (Layers(lambda conv, norm, x: norm(conv(x))), True),
         (Layers(lambda conv, norm, x: norm(conv(x)), norm=torch.nn.BatchNorm2d), True),
         (Layers(lambda conv, norm, x: norm(conv(x) * 2)), False),
+        (Layers(lambda conv, norm, x: norm(conv(x).relu_())), False),
         (Layers(lambda conv, norm, x: (y := conv(x)) + norm(y)), False),
         (Layers(lambda conv, norm, x: norm(conv(conv(x)))), False),
         (Layers(lambda conv, norm, x: norm(norm(conv(x)))), False),
         (Layers(lambda conv, norm, x: norm(conv(x)), kind=Weightless), False),
     ],
-    ids=["plain", "no ReLU", "a product", "two readers", "conv twice", "norm twice", "own filters"],
+    ids=[
+        "plain",
+        "no ReLU",
+        "a product",
+        "in place",
+        "two readers",
+        "conv twice",
+        "norm twice",
+        "own filters",
+    ],
 )
 def test_only_what_one_norm_alone_reads_is_folded(layers, is_folded):
     layers.eval()

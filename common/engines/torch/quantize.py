@@ -28,17 +28,10 @@ def quantize(network, images):
     Raises:
         UserError: a layer gives NaN or infinite numbers.
     """
-    size = min(_BATCH_SIZE, len(images))
-    ranges, of_timm = {}, isinstance(network, TimmNetwork)
-    if of_timm:
-        module = timm_networks.build(network, images.shape[1:])
-        for name, layer in timm_prediction.layers_for_int8(module.model, network).items():
-            layer.register_forward_pre_hook(_observe_input(name, ranges))
-    else:
-        module, _ = load(network, "cpu", (size, *images.shape[1:]))
-        for step in module.plan.steps:
-            step.compute = _observe(step, ranges)
-    module.eval()
+    size, ranges = min(_BATCH_SIZE, len(images)), {}
+    of_timm = isinstance(network, TimmNetwork)
+    observed = _observed_layers if of_timm else _observed_graph
+    module = observed(network, (size, *images.shape[1:]), ranges).eval()
     with torch.inference_mode():
         for start in range(0, len(images), size):
             module(torch.from_numpy(images[start : start + size]))
@@ -51,8 +44,23 @@ def quantize(network, images):
     return network.with_graph(edit(network.graph, bounds))
 
 
-def _observe(step, ranges):
-    """Return what a step computes with, which then notes its range."""
+def _observed_layers(network, data_shape, ranges):
+    """Return the module of a `TimmNetwork`, which notes the ranges of what its layers are given."""
+    module = timm_networks.build(network, data_shape[1:])
+    for name, layer in timm_prediction.layers_for_int8(module.model, network).items():
+        layer.register_forward_pre_hook(lambda _, inputs, name=name: _note(*inputs, name, ranges))
+    return module
+
+
+def _observed_graph(network, data_shape, ranges):
+    """Return the module of a graph, which notes the ranges of what its layers give."""
+    module, _ = load(network, "cpu", data_shape)
+    for step in module.plan.steps:
+        step.compute = _observed(step, ranges)
+    return module
+
+
+def _observed(step, ranges):
     compute = step.compute
 
     def observed(*inputs):
@@ -62,11 +70,6 @@ def _observe(step, ranges):
         return result
 
     return observed
-
-
-def _observe_input(name, ranges):
-    """Return a hook that notes the range of what a layer is given."""
-    return lambda _, inputs: _note(inputs[0], name, ranges)
 
 
 def _note(tensor, name, ranges):

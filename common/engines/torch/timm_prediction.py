@@ -22,14 +22,15 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
     _fold_batch_norms(module.model, torch.zeros(1, *data_shape[1:], device=device))
     if is_int8:
         _compute_in_integers(module.model, network)
-        with torch.no_grad():
-            module(torch.zeros(data_shape, dtype=torch.uint8))  # for which weights are laid out
     # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
     kinds = ("float32",) if compiled else ("float32", "bfloat16")
     if has_onednn(device) and dtype in kinds:
         kind = linear.JoinedLinear if compiled else linear.PackedLinear
         _join_activations(module.model, getattr(torch, dtype), kind)
     if compiled:
+        if is_int8:
+            with torch.no_grad():
+                module(torch.zeros(data_shape, dtype=torch.uint8))  # it lays out its weights
         compilation.compile_for_prediction(module)
     return module, network.num_classes
 
@@ -55,31 +56,36 @@ def _foldable(model, image):
     """Return each convolution that one batch norm alone reads, and the norm's name."""
     from timm.layers import BatchNormAct2d, Conv2dSame
 
-    made, pairs, calls, hooks = {}, [], Counter(), []
+    made_by, pairs, calls, hooks = {}, [], Counter(), []
 
+    # Operations are told apart by their gradients: one that works in place keeps its tensor.
     def after_convolution(conv, _, output):
         calls[conv] += 1
-        made[id(output)] = conv, output
+        made_by[output.grad_fn] = conv
 
     def before_norm(norm, inputs):
         calls[norm] += 1
-        if id(inputs[0]) in made:
-            pairs.append((*made[id(inputs[0])], norm))
+        if inputs[0].grad_fn in made_by:
+            pairs.append((inputs[0].grad_fn, norm))
 
     names = {layer: name for name, layer in model.named_modules()}
+    norms = [layer for layer in names if type(layer) in (torch.nn.BatchNorm2d, BatchNormAct2d)]
+    if not norms:
+        return []
     for layer in names:
         if type(layer) in (torch.nn.Conv2d, Conv2dSame):
             hooks.append(layer.register_forward_hook(after_convolution))
-        elif type(layer) in (torch.nn.BatchNorm2d, BatchNormAct2d) and layer.track_running_stats:
-            hooks.append(layer.register_forward_pre_hook(before_norm))
+    for norm in norms:
+        if norm.track_running_stats:
+            hooks.append(norm.register_forward_pre_hook(before_norm))
     with torch.enable_grad():
         readers = _count_readers(model(image))
     for hook in hooks:
         hook.remove()
     return [
-        (conv, names[norm])
-        for conv, output, norm in pairs
-        if calls[conv] == calls[norm] == readers[output.grad_fn] == 1
+        (made_by[operation], names[norm])
+        for operation, norm in pairs
+        if calls[made_by[operation]] == calls[norm] == readers[operation] == 1
     ]
 
 
