@@ -15,53 +15,63 @@ from common.engines.torch.linear import activation_of
 from common.engines.torch.runtime import torch
 
 
-class Int8Linear(torch.nn.Module):
-    """Computes what a `torch.nn.Linear` does, and the GELU behind it.
-
-    Args:
-        lowest, highest: the range of what it is given.
-        gelu: its form, as in `linear.JoinedLinear`.
-        target: the `Format` of what it gives; None for float32.
+class _Int8Layer(torch.nn.Module):
+    """A layer in the place of another one, whose settings it has.
 
     Attributes:
-        source: the `Format` of what it is given; uint8 is taken to be in it.
+        source: the `Format` of what it is given.
+        weight: empty: networks ask for its device and its type.
+    """
+
+    def __init__(self, layer, lowest, highest):
+        """`lowest` and `highest` are the range of what it is given."""
+        super().__init__()
+        for name in layer.__constants__:
+            setattr(self, name, getattr(layer, name))
+        self.source = Format.of_range(lowest, highest)
+        self.weight = torch.empty(0)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+
+
+class Int8Linear(_Int8Layer):
+    """Computes what a `torch.nn.Linear` does, and the GELU behind it.
+
+    What it is given may be uint8 already, in the format of its source.
+
+    Args:
+        gelu: its form, as in `linear.JoinedLinear`.
+        target: the `Format` of what it gives; None for float32.
     """
 
     def __init__(self, linear, lowest, highest, gelu=None, target=None):
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.source = Format.of_range(lowest, highest)
+        super().__init__(linear, lowest, highest)
         self._target, self._activation = target, activation_of(gelu)
-        self._weight = pack_matrix(*as_integers(linear.weight.detach()))
-        self._bias = None if linear.bias is None else linear.bias.detach()
+        self._packed = pack_matrix(*as_integers(linear.weight.detach()))
 
     def forward(self, x):
         """Return (…, out_features) of (…, in_features)."""
         if x.dtype is not torch.uint8:
             x = self.source.quantize(x)
-        formats = self.source, self._target
-        return multiply(x, self._weight, self._bias, formats, self._activation)
+        return multiply(x, self._packed, self.bias, (self.source, self._target), self._activation)
 
 
-class Int8Conv2d(torch.nn.Module):
-    """Computes what a `torch.nn.Conv2d` does, with what it is given between two numbers."""
+class Int8Conv2d(_Int8Layer):
+    """Computes what a `torch.nn.Conv2d` does."""
 
     def __init__(self, conv, lowest, highest):
-        super().__init__()
-        self._source = Format.of_range(lowest, highest)
+        super().__init__(conv, lowest, highest)
         self._window = conv.stride, conv.padding, conv.dilation, conv.groups
         self._integers = as_integers(conv.weight.detach())
-        self._bias = None if conv.bias is None else conv.bias.detach()
-        self._weight = None  # as oneDNN wants it for the size of the first images
+        self._packed = None  # as oneDNN wants the weights for the size of the first images
 
     def forward(self, x):
         """Return (N, out_channels, H', W') float32 of (N, in_channels, H, W)."""
-        x = self._source.quantize(x).contiguous(memory_format=torch.channels_last)
-        if self._weight is None:
-            self._weight = pack(*self._integers, self._source, self._window, x.shape)
+        x = self.source.quantize(x).contiguous(memory_format=torch.channels_last)
+        if self._packed is None:
+            self._packed = pack(*self._integers, self.source, self._window, x.shape)
             self._integers = None
-        formats = self._source, None, None
-        return convolve(x, None, self._weight, self._bias, self._window, formats, ("none", []))
+        formats = self.source, None, None
+        return convolve(x, None, self._packed, self.bias, self._window, formats, ("none", []))
 
 
 def find(model):

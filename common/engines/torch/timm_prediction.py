@@ -144,7 +144,7 @@ def _mlps_with_gelu(model):
     from timm.layers import GELU, GELUTanh, Mlp
 
     for name, block in list(model.named_modules()):
-        if not isinstance(block, Mlp) or type(block.fc1) is not torch.nn.Linear:
+        if type(block) is not Mlp or type(block.fc1) is not torch.nn.Linear:
             continue
         if isinstance(block.act, torch.nn.GELU):
             yield name, block, block.act.approximate
