@@ -22,6 +22,7 @@ from contextlib import closing
 import cv2
 import numpy as np
 
+from benchmarks import rates
 from benchmarks.compare import compare, make_parser, take_turns, write_result
 from benchmarks.made_up import encode, make_photograph
 from benchmarks.sides import Side, close_all, serve, start_torch_sides
@@ -134,17 +135,16 @@ def prepare(layers, prefix, images):
     """Save photographs, and a network of random weights in float32 and int8."""
     from common import engines
     from common.evaluation.quantized import quantized_prefix
-    from common.networks import checkpoint, edits, resnet
-    from tests.random_networks import with_random_weights
+    from common.networks import Network, checkpoint, edits, resnet
 
     for number in range(BATCH_SIZE):
         with open(images % number, "wb") as stream:
             stream.write(encode(make_photograph(number)))
     graph = edits.take_raw_images(resnet.build_resnet(layers, CLASSES))
-    network = with_random_weights(graph, SIZE, seed=0, variance=0.3)
+    engine, shape = engines.load(), (3, SIZE, SIZE)
+    network = rates.with_random_weights(Network(graph, {}, {}, "fc1"), engine, shape)
     checkpoint.save(prefix, 1, network)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, SIZE, SIZE), dtype=np.uint8)
-    engine = engines.load()
+    pixels = np.random.default_rng(0).integers(0, 256, (4, *shape), dtype=np.uint8)
     checkpoint.save(quantized_prefix(engine, prefix, 1), 0, engine.quantize(network, pixels))
 
 

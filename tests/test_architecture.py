@@ -120,3 +120,17 @@ def test_a_module_fits_on_a_few_pages_and_says_what_it_is(name):
     assert len(text.splitlines()) <= LONGEST
     first = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
     assert first.endswith((".", ":")), first
+
+
+def test_benchmarks_run_without_pytest():
+    names = os.listdir(os.path.join(ROOT, "benchmarks"))
+    reached = {f"benchmarks.{name[:-3]}" for name in names if name.endswith(".py")}
+    waiting = list(reached)
+    while waiting:
+        path = waiting.pop().replace(".", "/") + ".py"
+        found = set(modules_imported(ast.walk(statements_of(path))))
+        assert not any(name.split(".")[0] == "pytest" for name in found), path
+        ours = {name for name in found if os.path.isfile(f"{ROOT}/{name.replace('.', '/')}.py")}
+        waiting += ours - reached
+        reached |= ours
+    assert "tests.torch_reference" in reached

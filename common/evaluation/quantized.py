@@ -28,9 +28,7 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
     `make_images` is called only then, and returns the calibration images, (N, 3, H, W) uint8.
     """
     kept = quantized_prefix(engine, prefix, epoch)
-    made = checkpoint.weights_path(kept, 0)
-    made_from = checkpoint.weights_path(prefix, epoch)
-    if os.path.exists(made) and os.path.getmtime(made) >= os.path.getmtime(made_from):
+    if _is_newer(checkpoint.weights_path(kept, 0), checkpoint.weights_path(prefix, epoch)):
         try:
             return checkpoint.load(kept, 0)
         except UserError as error:
@@ -38,14 +36,17 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
     reference = load_raw(prefix, epoch)
     images = make_images()
     quantized = engine.quantize(reference, images)
+    same = agreement(engine, devices, reference, quantized, images)
+    checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
     logging.info(
         "%s: quantized; its first choice is that of float32 on %d of %d calibration images",
-        made,
-        agreement(engine, devices, reference, quantized, images),
-        len(images),
+        *(checkpoint.weights_path(kept, 0), same, len(images)),
     )
-    checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)
     return checkpoint.load(kept, 0)
+
+
+def _is_newer(path, made_from):
+    return os.path.exists(path) and os.path.getmtime(path) >= os.path.getmtime(made_from)
 
 
 def load_raw(prefix, epoch):

@@ -149,7 +149,10 @@ def test_a_calibrated_network_is_kept_until_it_is_old_or_damaged(tmp_path, caplo
         return images(16)
 
     first = load_quantized(engine, prefix, 7, CPU, calibrate)
-    assert "quantized; its first choice is that of float32 on" in caplog.text
+    made_file = (
+        "run-0007-int8-torch-0000.safetensors: quantized; its first choice is that of float32"
+    )
+    assert made_file in caplog.text
     again = load_quantized(engine, prefix, 7, CPU, calibrate)
     assert len(made) == 1 and again.ranges == first.ranges
     expected = predict(first, images(), "int8")
