@@ -154,10 +154,16 @@ def plan_table(results, sources):
 
 
 def measured_rate(gpu):
-    """Return the images/s that a GPU trains from records, with the plan's batch of PyTorch."""
+    """Return the images/s that a GPU trains from records, with the plan's batch of PyTorch.
+
+    Raises:
+        UserError: that was not measured.
+    """
     ending = f"batches of {ENGINES['torch'].batch}"
-    found = next(c for c in gpu["comparisons"] if c["what"].endswith(ending))
-    return statistics.median(found["ours"])
+    for comparison in gpu["comparisons"]:
+        if comparison["what"].endswith(ending):
+            return statistics.median(comparison["ours"])
+    raise UserError(f"gpu.json: has no row with {ending}; run python -m benchmarks.gpu")
 
 
 def rates_table(results, sources):

@@ -7,7 +7,8 @@
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
 #
 # TORCH_PYTHON names a Python with what requirements/peers.txt lists: both engines and all peers.
-# 14 GB of memory and 10 GB of disk are needed. A benchmark that fails is named at the end, and does not stop the others.
+# 14 GB of memory and 10 GB of disk are needed. A benchmark that fails is named at the end, and does
+# not stop the others.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -45,7 +46,7 @@ measure() {
     start=$(date +%s)
     runner=$python
     case $module in # their sides need both engines, timm and the other runtimes
-    engines | inference_peers | prediction_profile) runner=${TORCH_PYTHON:-$python} ;;
+    engines | inference_peers | prediction_profile | processes | company) runner=${TORCH_PYTHON:-$python} ;;
     esac
     "$runner" -m "benchmarks.$module" "$@" $quick || failed="$failed, $module${1:+ $1}"
     echo "   took $(($(date +%s) - start)) s"
