@@ -24,12 +24,11 @@ import time
 
 from benchmarks.compare import make_parser, markdown, read_result, write_result
 from benchmarks.learning import EPOCHS, TRAINING, call, count_right, prepare
+from benchmarks.sides import ONEDNN_LIMITS
 from common import engines
 from common.base.files import UserError
 from common.base.script import run_script
 
-# What limits oneDNN's vector instructions: in MXNet's version, in PyTorch's.
-LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
 DEMO_VIEWS = "--crops 10"  # as demo.sh predicts
 
 
@@ -91,7 +90,7 @@ def pending(runs, seeds, names, instructions):
 def measure(run, args, folder, data_dir, network):
     """Train and predict once; return what is kept of it."""
     seed, engine, instructions = run
-    environ = {} if instructions == "default" else dict.fromkeys(LIMITS, instructions)
+    environ = {} if instructions == "default" else dict.fromkeys(ONEDNN_LIMITS, instructions)
     prefix, output = os.path.join(folder, "net"), os.path.join(folder, "test.csv")
     places = ["--data-dir", data_dir, "--model-prefix", prefix, "--engine", engine]
     training = [*TRAINING, "--pretrained-model", network, "--gpus", "cpu", "--seed", seed]

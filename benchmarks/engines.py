@@ -2,13 +2,14 @@
 
     python -m benchmarks.engines
     python -m benchmarks.engines --only resnet-152,predict,int8 timm:convnext_tiny,train,float32
+    python -m benchmarks.engines --instructions AVX2        ResNet-152 as on an older processor
 
 Run by a Python that has both engines, and timm for ConvNeXt-T, which is trained alone here
 (`benchmarks/inference_peers.py` predicts with it). Each side is a process of its own; they take
 turns. The peer is the same network written plainly in PyTorch or timm's, at its best: compiled or
 not, whichever is faster. The ratios of the engines are what `common/engines/choice.py` decides by.
-Random weights, batches of noise. Writes benchmarks/results/engines.json, where `--only` leaves the
-other rows as they were.
+Random weights, batches of noise. Writes benchmarks/results/engines.json (with `--instructions`,
+engines_avx2.json), where `--only` leaves the other rows as they were.
 """
 
 import os
@@ -22,7 +23,14 @@ from benchmarks.compare import (
     take_turns,
     write_result,
 )
-from benchmarks.sides import close_all, start_sides, start_torch_sides, torch_network_flags
+from benchmarks.sides import (
+    ONEDNN_LIMITS,
+    close_all,
+    start_sides,
+    start_torch_sides,
+    torch_network_flags,
+)
+from common.base.files import UserError
 from common.base.script import run_script
 from common.networks.timm_pretrained import HUB
 
@@ -35,28 +43,45 @@ BATCHES = {"float32": 1, "bfloat16": 2, "int8": 3}  # in a turn: some seconds fo
 # 1.01 times in float32, 1.00 in bfloat16).
 COMPILED = [("predict", "float32"), ("predict", "bfloat16")]
 ASKED = 0.97  # smallest ratio to plain PyTorch
+# Older processors: oneDNN's name for their instructions, PyTorch's, and what they compute in.
+OLDER = {
+    "AVX2": ("avx2", ["float32", "int8"]),
+    "AVX512_CORE": ("avx512", ["bfloat16", "int8"]),  # neither VNNI nor BF16
+}
 
 
 def main():
     parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", metavar="NETWORK,WORK,DTYPE")
+    parser.add_argument("--instructions", choices=OLDER, help="default: the processor's own")
     args = parser.parse_args()
     os.environ.setdefault("TORCH_PYTHON", sys.executable)
-    rows, versions = read_comparisons("engines", args.quick) if args.only else ({}, {})
+    name = "engines"
+    if args.instructions:
+        name += f"_{args.instructions.lower()}"
+        os.environ.update(dict.fromkeys(ONEDNN_LIMITS, args.instructions))
+        os.environ["ATEN_CPU_CAPABILITY"] = OLDER[args.instructions][0]
+    rows, versions = read_comparisons(name, args.quick) if args.only else ({}, {})
     for network, title in (QUICK_NETWORKS if args.quick else NETWORKS).items():
-        for work, dtype in works_of(network):
+        for work, dtype in works_of(network, args.instructions):
             if args.only and f"{network},{work},{dtype}" not in args.only:
                 continue
             row = compare_engines(args, network, title, work, dtype, versions)
             rows.update({row["what"]: row} if row else {})
-    write_result("engines", {"comparisons": [*rows.values()]}, args.quick, versions)
+    if not rows:
+        raise UserError("nothing was measured: what is left out, and why, stands above")
+    write_result(name, {"comparisons": [*rows.values()]}, args.quick, versions)
 
 
-def works_of(network):
+def works_of(network, instructions):
     """Return what is measured of a network: (work, precision)."""
-    works = [("predict", dtype) for dtype in BATCHES] if not network.startswith(HUB) else []
-    return [*works, ("train", "float32"), ("train", "bfloat16")]
+    is_timm = network.startswith(HUB)
+    if instructions and is_timm:
+        return []
+    dtypes = OLDER[instructions][1] if instructions else [*BATCHES]
+    works = [] if is_timm else [("predict", dtype) for dtype in dtypes]
+    return [*works, *(("train", dtype) for dtype in dtypes if dtype != "int8")]
 
 
 def compare_engines(args, network, title, work, dtype, versions):
@@ -70,7 +95,9 @@ def compare_engines(args, network, title, work, dtype, versions):
     speeds = take_turns(sides, 1 if args.quick else args.rounds)
     add_versions(versions, close_all(sides))
     peers = {name: None if name in ours else ASKED for name in sides if name != "ours, PyTorch"}
-    return compare(f"{work}ing {title}, {dtype}", speeds, "ours, PyTorch", peers)
+    what = f"{work}ing {title}, {dtype}"
+    what += f", {args.instructions}" if args.instructions else ""
+    return compare(what, speeds, "ours, PyTorch", peers)
 
 
 def start_ours(network, work, dtype, is_compiled):

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every benchmark with its peers, then makes the tables and charts of docs/ from the results.
 #
-#   sh benchmarks/run.sh          about two and a half hours on two cores that are otherwise idle
+#   sh benchmarks/run.sh          about three hours on two cores that are otherwise idle
 #   sh benchmarks/run.sh quick    about 15 minutes, to see that all of it works: small versions, whose
 #                                 results and tables go to benchmarks/quick/
 #   TORCH_PYTHON=/path/to/python sh benchmarks/run.sh      measures PyTorch too
@@ -35,20 +35,21 @@ failed=''
 number=0
 began=$(date +%s)
 
-# measure MINUTES WHAT MODULE [FLAG]: print what is measured, run it, print how long it took.
+# measure MINUTES WHAT MODULE [FLAGS]: print what is measured, run it, print how long it took.
 measure() {
     minutes=$1 what=$2 module=$3
     shift 3
+    command="$module${*:+ $*}${quick:+ $quick}"
     number=$((number + 1))
-    printf '\n== %s of 21: %s' "$number" "$what"
+    printf '\n== %s of 23: %s' "$number" "$what"
     [ -n "$quick" ] || printf ' (about %s min)' "$minutes"
-    printf '\n$ python -m benchmarks.%s\n' "$module${1:+ $1}${quick:+ $quick}"
+    printf '\n$ python -m benchmarks.%s\n' "$command"
     start=$(date +%s)
     runner=$python
     case $module in # their sides need both engines, timm and the other runtimes
     engines | inference_peers | prediction_profile | processes | company) runner=${TORCH_PYTHON:-$python} ;;
     esac
-    "$runner" -m "benchmarks.$module" "$@" $quick || failed="$failed, $module${1:+ $1}"
+    "$runner" -m "benchmarks.$module" "$@" $quick || failed="$failed, $command"
     echo "   took $(($(date +%s) - start)) s"
 }
 
@@ -64,6 +65,8 @@ measure 2 "where the time of a training step goes" training_profile
 measure 3 "what the training loop costs over the bare Module" training_loop
 measure 11 "predicting with ResNet-152: ours, the 2017 way, PyTorch" submission
 measure 10 "both engines and plain PyTorch (needs sh setup.sh both; ConvNeXt-T: timm)" engines
+measure 6 "the same with the instructions of older processors: AVX2" engines --instructions AVX2
+measure 9 "the same with AVX-512 without VNNI and BF16" engines --instructions AVX512_CORE
 measure 30 "predicting: ours, PyTorch compiled, ONNX Runtime, OpenVINO (needs requirements/peers.txt)" \
     inference_peers
 measure 2 "where the time of prediction goes (needs requirements/peers.txt)" prediction_profile

@@ -19,6 +19,9 @@ _OURS = (
     *("MXNET_CPU_PARALLEL_SIZE", "MXNET_CPU_PARALLEL_COPY_SIZE"),
 )
 
+# What limits oneDNN's vector instructions: in MXNet's version, in PyTorch's.
+ONEDNN_LIMITS = ("DNNL_MAX_CPU_ISA", "ONEDNN_MAX_CPU_ISA")
+
 
 def plain_environment():
     """Return the environment with MXNet's own defaults, for a process to be measured."""

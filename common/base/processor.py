@@ -18,6 +18,20 @@ def cpu_flags():
     return set()
 
 
+def is_slow_in_bfloat16(flags):
+    """Return whether an x86 processor with these features computes bfloat16 by way of float32."""
+    return "avx512f" in flags and not flags & {"avx512_bf16", "amx_bf16"}
+
+
+def bfloat16_unit(flags):
+    """Return, for people, with what an x86 processor with AVX-512 computes bfloat16."""
+    if is_slow_in_bfloat16(flags):
+        return "slower than float32: the processor has no instructions for it (avx512_bf16)"
+    if "amx_bf16" in flags:
+        return "the processor has a matrix unit for it (AMX)"
+    return "the processor computes in bfloat16"
+
+
 def usable_cores():
     """Return how many physical cores this process may run on.
 

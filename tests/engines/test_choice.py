@@ -10,7 +10,7 @@ from common.base.files import UserError
 from common.engines import choice
 from common.networks import checkpoint, edits
 from common.networks.resnet import build_resnet
-from tests.conftest import run_python
+from tests.conftest import require_precision, run_python
 from tests.random_networks import with_random_weights
 
 needs_both = pytest.mark.skipif(
@@ -43,17 +43,49 @@ def test_the_only_engine_is_taken():
 
 
 @needs_both
-def test_of_both_the_one_that_was_measured_to_be_faster_is_taken(processor):
-    processor("avx2")
-    assert chosen()[0] == "MXNet"
-    processor("avx512f", "amx_bf16")
-    assert chosen() == (
-        "MXNet",
-        "both are installed, and PyTorch was not measured to be faster here",
-    )
-    name, reason = chosen(dtype="bfloat16")
+@pytest.mark.parametrize(
+    ("work", "dtype", "flags", "instructions"),
+    [
+        ("predict", "float32", {"avx2", "avx512f"}, "avx512f"),
+        ("predict", "bfloat16", {"avx512f", "avx512_bf16"}, "avx512_bf16"),
+        ("predict", "bfloat16", {"avx512f", "avx512_bf16", "amx_bf16"}, "amx_bf16"),
+        ("predict", "int8", {"avx512f", "avx512_vnni"}, "avx512_vnni"),
+        ("train", "bfloat16", {"avx512f", "avx512_bf16", "amx_bf16"}, "amx_bf16"),
+    ],
+)
+def test_of_both_the_one_that_was_measured_to_be_faster_is_taken(
+    processor, work, dtype, flags, instructions
+):
+    processor(*flags)
+    name, reason = chosen(work=work, dtype=dtype)
     assert name == "PyTorch"
-    assert "times as fast as MXNet in bfloat16 with amx" in reason
+    assert reason.endswith(f" times as fast as MXNet in {dtype} with {instructions}")
+
+
+@needs_both
+@pytest.mark.parametrize(
+    ("work", "dtype", "flags"),
+    [
+        ("predict", "float32", {"avx2"}),
+        ("predict", "int8", {"avx2", "avx512f"}),
+        ("train", "float32", {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}),
+        ("train", "bfloat16", {"avx512f", "avx512_bf16"}),
+    ],
+)
+def test_where_they_are_as_fast_it_is_mxnet(processor, work, dtype, flags):
+    processor(*flags)
+    reason = "both are installed, and PyTorch was not measured to be faster here"
+    assert chosen(work=work, dtype=dtype) == ("MXNet", reason)
+
+
+def test_bfloat16_by_way_of_float32_is_named_as_slow(processor):
+    require_precision(engines.installed()[0], "bfloat16")
+    slow = "bfloat16 is slower than float32: the processor has no instructions for it (avx512_bf16)"
+    processor("avx512f")
+    assert chosen(dtype="bfloat16")[1].endswith(f"; {slow}")
+    assert slow not in chosen(dtype="float32")[1]
+    processor("avx512f", "avx512_bf16")
+    assert slow not in chosen(dtype="bfloat16")[1]
 
 
 @needs_both

@@ -10,7 +10,7 @@ except ImportError:  # Windows
     resource = None
 
 from common.base.files import UserError
-from common.base.processor import cpu_flags
+from common.base.processor import bfloat16_unit, cpu_flags
 from common.engines.mxnet import amx
 from common.engines.mxnet.runtime import mx, reason_of
 
@@ -171,11 +171,7 @@ def supports_bfloat16():
     missing = _BFLOAT16_FLAGS - cpu_flags()
     if missing:
         return False, f"this processor lacks AVX-512 ({', '.join(sorted(missing))})"
-    if "amx_bf16" in cpu_flags():
-        return True, "the processor has a matrix unit for it (AMX)"
-    if "avx512_bf16" in cpu_flags():
-        return True, "the processor computes in bfloat16"
-    return True, "the processor has AVX-512, and no instructions of its own for it (avx512_bf16)"
+    return True, bfloat16_unit(cpu_flags())
 
 
 def supports_int8():

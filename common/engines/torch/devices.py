@@ -13,7 +13,7 @@ except ImportError:  # Windows
     resource = None
 
 from common.base.files import UserError
-from common.base.processor import cpu_flags
+from common.base.processor import bfloat16_unit, cpu_flags
 from common.engines.torch import compilation
 from common.engines.torch.int8_arithmetic import weight_bits
 from common.engines.torch.runtime import reason_of, torch
@@ -146,7 +146,7 @@ def supports(dtype, device):
         lacking = {"bfloat16": "AVX-512", "float16": "AVX-512 FP16"}[dtype]
         return False, f"this processor lacks {lacking}" if _is_x86() else "this processor lacks it"
     if _is_x86() and dtype == "bfloat16":
-        return True, _bfloat16_unit()
+        return True, bfloat16_unit(cpu_flags())
     return True, "the processor computes in it"
 
 
@@ -164,15 +164,6 @@ def _supports_int8():
 
 def _is_x86():
     return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def _bfloat16_unit():
-    flags = cpu_flags()
-    if "amx_bf16" in flags:
-        return "the processor has a matrix unit for it (AMX)"
-    if "avx512_bf16" in flags:
-        return "the processor computes in bfloat16"
-    return "the processor has AVX-512, and no instructions of its own for it (avx512_bf16)"
 
 
 def _gpu_name(device):
