@@ -7,7 +7,6 @@ import pytest
 
 from common.base.files import UserError
 from common.data.loader import Batch
-from common.engines import TrainerOptions
 from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
@@ -19,35 +18,16 @@ from tests.engines.timm_modules import (
     CPU,
     NETWORKS,
     SHAPE,
+    batch_of,
     images,
     network_of,
     normalised,
+    options,
     predict,
     timm,
     timms_module,
+    trainer_of,
 )
-
-
-class FixedRate:
-    def rate(self, update):
-        return 0.1
-
-
-def options(**changes):
-    return TrainerOptions(
-        **{"batch_size": 4, "image_shape": SHAPE, "schedule": FixedRate(), **changes}
-    )
-
-
-def trainer_of(network, devices="cpu", **changes):
-    devices = engine.parse_devices(devices)
-    workers = engine.Workers("device", devices)
-    return engine.Trainer(network, devices, options(**changes), workers)
-
-
-def batch_of(seed=0):
-    labels = np.array([0, 1, 2, 5], np.float32)
-    return Batch(images(4, seed=seed), labels, np.arange(4), pad=0, missing=[])
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.data.loader import Batch
+from common.engines import TrainerOptions
 from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
@@ -58,7 +59,29 @@ def network_of(model, name):
     return TimmNetwork.from_config(config, arrays)
 
 
-def predict(network, raw, dtype="float32"):
-    predictor = engine.Predictor([network], [1], CPU, len(raw), raw.shape[1:], dtype)
+def predict(network, raw, dtype="float32", devices=CPU):
+    predictor = engine.Predictor([network], [1], devices, len(raw), raw.shape[1:], dtype)
     ((_, probabilities),) = predictor.predict([Batch(raw, None, None, pad=0, missing=[])])
     return probabilities
+
+
+class FixedRate:
+    def rate(self, update):
+        return 0.1
+
+
+def options(**changes):
+    return TrainerOptions(
+        **{"batch_size": 4, "image_shape": SHAPE, "schedule": FixedRate(), **changes}
+    )
+
+
+def trainer_of(network, devices="cpu", **changes):
+    devices = engine.parse_devices(devices)
+    workers = engine.Workers("device", devices)
+    return engine.Trainer(network, devices, options(**changes), workers)
+
+
+def batch_of(seed=0):
+    labels = np.array([0, 1, 2, 5], np.float32)
+    return Batch(images(4, seed=seed), labels, np.arange(4), pad=0, missing=[])
