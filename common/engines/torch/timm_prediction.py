@@ -1,8 +1,6 @@
 """Networks of timm that only predict, made faster: layers are joined, or compute in integers."""
 
-from collections import Counter
-
-from common.engines.torch import compilation, int8_layers, linear
+from common.engines.torch import compilation, int8_layers, linear, timm_folding
 from common.engines.torch.fusion import has_onednn
 from common.engines.torch.runtime import torch
 from common.engines.torch.timm_networks import build
@@ -19,7 +17,7 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
     is_int8 = dtype == "int8"
     dtype = "float32" if is_int8 else dtype
     module = build(network, data_shape[1:], device, dtype).eval()
-    _fold_batch_norms(module.model, torch.zeros(1, *data_shape[1:], device=device))
+    timm_folding.fold(module.model, torch.zeros(1, *data_shape[1:], device=device))
     if is_int8:
         _compute_in_integers(module.model, network)
     # Inductor joins more than that in bfloat16, and in float32 it multiplies with MKL, too.
@@ -33,77 +31,6 @@ def build_to_predict(network, device, data_shape, dtype, compiled=False):
                 module(torch.zeros(data_shape, dtype=torch.uint8))  # it lays out its weights
         compilation.compile_for_prediction(module)
     return module, network.num_classes
-
-
-# --- Batch norms in the weights of the convolutions before them -----------------------------------
-
-
-def _fold_batch_norms(model, image):
-    """Scale the filters of convolutions in place of the batch norms that alone read them.
-
-    Who reads what is seen while it predicts with `image`, (1, 3, H, W).
-    """
-    for conv, name in _foldable(model, image):
-        norm = model.get_submodule(name)
-        conv.weight, conv.bias = torch.nn.utils.fuse_conv_bn_weights(
-            *(conv.weight, conv.bias, norm.running_mean, norm.running_var),
-            *(norm.eps, norm.weight, norm.bias),
-        )
-        _set_layer(model, name, getattr(norm, "act", torch.nn.Identity()))
-
-
-def _foldable(model, image):
-    """Return each convolution that one batch norm alone reads, and the norm's name."""
-    from timm.layers import BatchNormAct2d, Conv2dSame
-
-    made_by, pairs, calls, hooks = {}, [], Counter(), []
-
-    # Operations are told apart by their gradients: one that works in place keeps its tensor.
-    def after_convolution(conv, _, output):
-        calls[conv] += 1
-        made_by[output.grad_fn] = conv
-
-    def before_norm(norm, inputs):
-        calls[norm] += 1
-        if inputs[0].grad_fn in made_by:
-            pairs.append((inputs[0].grad_fn, norm))
-
-    names = {layer: name for name, layer in model.named_modules()}
-    norms = [layer for layer in names if type(layer) in (torch.nn.BatchNorm2d, BatchNormAct2d)]
-    if not norms:
-        return []
-    for layer in names:
-        if type(layer) in (torch.nn.Conv2d, Conv2dSame):
-            hooks.append(layer.register_forward_hook(after_convolution))
-    for norm in norms:
-        if norm.track_running_stats:
-            hooks.append(norm.register_forward_pre_hook(before_norm))
-    with torch.enable_grad():
-        readers = _count_readers(model(image))
-    for hook in hooks:
-        hook.remove()
-    return [
-        (made_by[operation], names[norm])
-        for operation, norm in pairs
-        if calls[made_by[operation]] == calls[norm] == readers[operation] == 1
-    ]
-
-
-def _count_readers(result):
-    """Return how many inputs of operations each operation's output is, before a result."""
-    readers, waiting = Counter(), [result.grad_fn]
-    while waiting:
-        for before, _ in waiting.pop().next_functions:
-            if before is not None:
-                readers[before] += 1
-                if readers[before] == 1:
-                    waiting.append(before)
-    return readers
-
-
-def _set_layer(model, name, layer):
-    parent, _, last = name.rpartition(".")
-    setattr(model.get_submodule(parent), last, layer)
 
 
 # --- 8-bit integers -------------------------------------------------------------------------------
@@ -133,7 +60,8 @@ def _compute_in_integers(model, network):
             block.act = torch.nn.Identity()
     for name, layer in int8_layers.find(model).items():
         if name in ranges:
-            _set_layer(model, name, int8_layers.make(layer, *ranges[name]))
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, int8_layers.make(layer, *ranges[name]))
 
 
 # --- Linear layers, and the GELUs behind them -----------------------------------------------------
