@@ -24,6 +24,12 @@ def test_numpy_has_its_old_names_back():
     assert numpy.bool is bool and numpy.float is float
 
 
+def test_a_scipy_that_needs_numpy_2_is_left_out(stand_in):
+    folder = stand_in("scipy", "import numpy; numpy.a_name_of_numpy_2")
+    code = f"{IMPORT}; mx.nd.zeros((1,)).wait_to_read(); import sys; print(sys.modules['scipy'])"
+    assert run_python("-c", code, PYTHONPATH=folder)[:2] == (0, "None\n")
+
+
 def test_the_users_own_number_of_threads_is_kept():
     code = f"{IMPORT}; import os; print(os.environ['OMP_NUM_THREADS'])"
     assert run_python("-c", code, OMP_NUM_THREADS="3")[:2] == (0, "3\n")

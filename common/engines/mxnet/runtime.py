@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import sys
+import warnings
 
 from common.base.files import UserError
 from common.base.processor import usable_cores
@@ -118,6 +119,24 @@ def restore_numpy_aliases():
             setattr(numpy, name, builtin)
 
 
+def _hide_broken_scipy():
+    """Let MXNet go without a scipy that does not start, as it goes without one.
+
+    It catches an `ImportError` alone; a scipy that needs numpy 2 raises others.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it names the numpy that it needs
+            import scipy.sparse
+            import scipy.stats  # noqa: F401 (both are imported by MXNet)
+    except ImportError:
+        return
+    except Exception:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "scipy"]:
+            del sys.modules[name]
+        sys.modules["scipy"] = None  # `import scipy` raises ImportError
+
+
 def wheel_version(name):
     """Return the version of an installed Python package, or None."""
     try:
@@ -210,6 +229,7 @@ def _import():
     try:
         _check_versions()
         restore_numpy_aliases()
+        _hide_broken_scipy()
         _load_cuda_11()
         import mxnet
         import mxnet.runtime  # 1.5.0 leaves `mx.runtime` to be imported by name
