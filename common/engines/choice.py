@@ -10,10 +10,10 @@ from common.engines import ENGINES, installed, load
 # and the processor's instructions as Linux names them, the best first. Where PyTorch is less than
 # 1.05 times as fast, as with instructions that are not named, MXNet is taken: the baseline was made
 # with it. From benchmarks/engines.py on an AMD EPYC, older processors by its `--instructions`; with
-# AMX from benchmarks/submission.py and training.py, whose peer is plain PyTorch.
-# None: not measured.
+# AMX from benchmarks/submission.py and training.py, whose peer is plain PyTorch; float32 from
+# benchmarks/predict_rate.py (docs/benchmarks.md).
 _MEASURED = {
-    ("predict", "float32"): {"amx_bf16": None, "avx512f": 1.05},
+    ("predict", "float32"): {"amx_bf16": 1.27, "avx512f": 1.05},
     ("predict", "bfloat16"): {"amx_bf16": 2.1, "avx512_bf16": 1.32},
     ("predict", "int8"): {"amx_int8": 1.9, "avx512_vnni": 1.14},
     ("train", "bfloat16"): {"amx_bf16": 1.2},
@@ -81,7 +81,7 @@ def _preferred(devices, dtype, work):
         return "torch", "it runs on the GPUs of today, too"
     flags, measured = cpu_flags(), _MEASURED.get((work, dtype), {})
     best = next((instructions for instructions in measured if instructions in flags), None)
-    if measured.get(best):
+    if best:
         times = f"{measured[best]:g} times as fast as MXNet in {dtype} with {best}"
         return "torch", f"measured {times}"
     return "mxnet", "both are installed, and PyTorch was not measured to be faster here"
