@@ -1,6 +1,9 @@
 """The older name of `python -m common.doctor`."""
 
-from common.base.script import run_script
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
+
 from common.tools.doctor import main
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Pretrained networks: `python -m common.modelzoo` (`common/tools/modelzoo.py`)."""
 
-from common.base.script import run_script
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
+
 from common.tools.modelzoo import main
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -126,6 +127,15 @@ def test_ctrl_c_while_mxnet_is_imported_is_one_line(stand_in, mx):
     folder = stand_in("mxnet", "import os, signal; os.kill(os.getpid(), signal.SIGINT)")
     status, _, errors = run_python("fine-tune.py", "--gpus", "cpu", PYTHONPATH=folder)
     assert (status, errors) == (130, "\nfine-tune.py: stopped by Ctrl-C\n")
+
+
+@pytest.mark.parametrize(
+    "command", ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py", "-m common.doctor"]
+)
+def test_a_python_without_the_packages_is_told_to_run_setup(command):
+    status, _, errors = run_python("-S", *command.split())  # -S: without the installed packages
+    assert status == 2 and errors.count("\n") == 1
+    assert f"not installed in {sys.executable}: run sh setup.sh, then .venv/bin/python" in errors
 
 
 def test_a_bug_keeps_its_traceback(python):

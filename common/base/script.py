@@ -1,12 +1,12 @@
 """How a script begins and ends: signals, closed streams, one-line errors, the exit status."""
 
+import _thread
 import ctypes
 import json
 import logging
 import os
 import signal
 import sys
-import threading
 import time
 
 from common.base.files import WRITE_FAILURES, UserError, explain_os_error
@@ -19,11 +19,12 @@ class Terminated(KeyboardInterrupt):
 
 
 def stop_while_importing():
-    """End the process at once, in one line, on Ctrl-C or SIGTERM until `run_script` begins.
+    """End the process in one line until `run_script` begins: on Ctrl-C, SIGTERM, a missing package.
 
     Scripts call it before their imports, which take a moment: nothing has begun that could be lost,
     and Python itself would print a traceback.
     """
+    sys.excepthook = _explain_missing_package
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _stop_at_once)
     signal.signal(signal.SIGTERM, _stop_at_once)
@@ -32,6 +33,15 @@ def stop_while_importing():
 def _stop_at_once(number, _):
     os.write(2, _stopped(number).encode())
     os._exit(128 + number)
+
+
+def _explain_missing_package(kind, error, trace):
+    """A `sys.excepthook`: the system's Python has none of the packages of the environment."""
+    is_known = issubclass(kind, ModuleNotFoundError) and error.name
+    if not is_known or error.name.partition(".")[0] == "common":
+        return sys.__excepthook__(kind, error, trace)
+    fix = "run sh setup.sh, then .venv/bin/python"
+    os._exit(complain(f"{error.name} is not installed in {sys.executable}: {fix}"))
 
 
 def _stopped(number):
@@ -67,6 +77,7 @@ def run_script(main):
             setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115
     # A file name may hold characters that the terminal cannot show, or bytes that are not text.
     sys.stdout.reconfigure(errors="backslashreplace")
+    sys.excepthook = sys.__excepthook__
     sys.unraisablehook = _stop_again
     if hasattr(signal, "SIGXFSZ"):  # a file size limit is then an OSError, like a full disk
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -143,10 +154,14 @@ def be_quiet():
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
 
 
-def stop(number, _=None):
+def stop(number, frame=None):
     """Raise what a signal raises: `Terminated`, or Ctrl-C's KeyboardInterrupt."""
     global _signal
     _signal = number
+    while frame is not None:
+        if frame.f_code is _stop_again.__code__:  # Python drops what is raised there, too
+            return _send_soon(number)
+        frame = frame.f_back
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 
@@ -157,9 +172,22 @@ def _stop_again(dropped):
     """
     if issubclass(dropped.exc_type, KeyboardInterrupt):
         number = signal.SIGTERM if issubclass(dropped.exc_type, Terminated) else signal.SIGINT
-        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+        _send_soon(number)
     else:
         sys.__unraisablehook__(dropped)
+
+
+def _send_soon(number):
+    """Send this process a signal from another thread, in a moment.
+
+    `threading` would wait for the thread, and holds a lock that a signal's handler may want.
+    """
+
+    def send():
+        time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    _thread.start_new_thread(send, ())
 
 
 # Text quoted from a damaged or hostile file must not control the terminal.
