@@ -333,9 +333,18 @@ def test_gen_rec_takes_no_more_threads_than_there_are_cores(tmp_path, cores, thr
         path.chmod(0o755)
     environment = {
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "VENV": os.path.relpath(tmp_path / "venv", ROOT),
+        "VENV": str(tmp_path / "venv"),
     }
     done = run_gen_rec(tmp_path, env={**os.environ, **environment})
     first, second = done.stdout.splitlines()
     assert f"--num-thread {threads} " in first and first.endswith(f"{tmp_path}/val {tmp_path}")
     assert f"--num-thread {threads} " in second and second.endswith(f"{tmp_path}/train {tmp_path}")
+
+
+@pytest.mark.parametrize("script", ["gen_rec.sh", "run.sh"])
+def test_an_environment_that_is_named_and_not_there_is_one_line(script, tmp_path):
+    environment = {**os.environ, "VENV": str(tmp_path / "venv")}
+    done = subprocess.run(["sh", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    fix = f"make the environment: VENV={tmp_path / 'venv'} sh setup.sh"
+    assert (done.returncode, done.stderr) == (2, f"{python}: not found: {fix}\n")

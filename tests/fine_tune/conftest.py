@@ -1,14 +1,12 @@
 """A short training on the sample."""
 
-import os
 import sys
 
 import pytest
 
-from common.base.files import ROOT
 from common.networks import checkpoint
 
-THIS_VENV = {"VENV": os.path.relpath(sys.prefix, ROOT)}  # for the shell scripts
+THIS_VENV = {"VENV": sys.prefix}  # for the shell scripts
 
 
 @pytest.fixture
