@@ -134,6 +134,13 @@ def test_a_new_run_replaces_the_table_and_a_resumed_one_keeps_it(tmp_path):
     assert not (tmp_path / "run-classes.csv").exists()
 
 
+def test_ids_are_numbers_or_text_as_in_the_json(tmp_path):
+    categories = [Category(7, "ant", ""), Category("007", "bee", ""), Category("a7", "wasp", "")]
+    prefix = str(tmp_path / "run")
+    write_tables([prefix], Classes("", categories), begin_epoch=0)
+    assert read_table(f"{prefix}-classes.csv").categories == categories
+
+
 def test_a_run_that_goes_on_with_other_classes_is_refused(tmp_path):
     write_class_names(str(tmp_path / "train.classes.txt"), ["tit", "willow"])
     prefix = str(tmp_path / "run")

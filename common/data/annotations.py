@@ -83,10 +83,10 @@ def label_by(path, annotations, categories, reference):
     """
     if [category.id for category in annotations.categories] == [c.id for c in categories]:
         return annotations
-    label_of = {_as_id(category.id): label for label, category in enumerate(categories)}
+    label_of = {as_id(category.id): label for label, category in enumerate(categories)}
     own = annotations.categories
     for category in own:
-        label = label_of.get(_as_id(category.id))
+        label = label_of.get(as_id(category.id))
         if label is None:
             raise UserError(
                 f"{path}: its category ids differ from those of {reference}: {category.id}"
@@ -97,7 +97,7 @@ def label_by(path, annotations, categories, reference):
                 f"{path}: its category {category.id} is {category.name}, and that of {reference} is"
                 f" {categories[label].name}; take both from one challenge"
             )
-    moved = [label_of[_as_id(category.id)] for category in own]
+    moved = [label_of[as_id(category.id)] for category in own]
     labels = {image_id: moved[label] for image_id, label in annotations.labels.items()}
     note = f"lists {len(own)} of the {len(categories)} categories of {reference}"
     return replace(
@@ -172,7 +172,7 @@ def _entries(path, content, key, required):
         for name in required:
             if name not in entry:
                 raise UserError(f'{path}: "{key}"[{position}] has no "{name}"')
-            if name.endswith("id") and _as_id(entry[name]) is None:
+            if name.endswith("id") and as_id(entry[name]) is None:
                 raise UserError(
                     f'{path}: "{key}"[{position}]: its "{name}" is neither a whole number nor'
                     " plain text"
@@ -180,7 +180,7 @@ def _entries(path, content, key, required):
     return entries
 
 
-def _as_id(value):
+def as_id(value):
     """Return an id in the form in which ids are compared; None of what is not one.
 
     Numbers of 64 bits and their digits are integers, everything else is text; "007" is not 7.
@@ -199,7 +199,7 @@ def _read_categories(path, content):
         return []  # a test set may have none
     by_id, kinds = {}, set()
     for entry in _entries(path, content, "categories", ("id",)):
-        category_id = _as_id(entry["id"])
+        category_id = as_id(entry["id"])
         kinds.add(type(entry["id"]) is str)
         if by_id.setdefault(category_id, entry) is not entry:
             raise UserError(f"{path}: two categories have the id {category_id}")
@@ -226,7 +226,7 @@ def _read_images(path, content):
     """Return [(image id, file name)], and notes on what was read differently."""
     folder, names, changed = os.path.dirname(path), {}, 0
     for entry in _entries(path, content, "images", ("id", "file_name")):
-        image_id, file_name = _as_id(entry["id"]), entry["file_name"]
+        image_id, file_name = as_id(entry["id"]), entry["file_name"]
         fault = _fault_of_name(file_name)
         if fault:
             raise UserError(f"{path}: image {image_id}: file_name {file_name!r} {fault}")
@@ -261,11 +261,11 @@ def _fault_of_name(file_name):
 def _read_labels(path, content, images, categories):
     if not content.get("annotations"):
         return {}
-    label_of = {_as_id(category.id): label for label, category in enumerate(categories)}
-    id_of = {_as_id(image_id): image_id for image_id, _ in images}
+    label_of = {as_id(category.id): label for label, category in enumerate(categories)}
+    id_of = {as_id(image_id): image_id for image_id, _ in images}
     labels = {}
     for entry in _entries(path, content, "annotations", ("image_id", "category_id")):
-        image_id, category_id = _as_id(entry["image_id"]), _as_id(entry["category_id"])
+        image_id, category_id = as_id(entry["image_id"]), as_id(entry["category_id"])
         if image_id not in id_of:
             raise UserError(f"{path}: an annotation is of image {image_id}, which is not there")
         if category_id not in label_of:

@@ -18,7 +18,7 @@ from typing import List
 import numpy as np
 
 from common.base.files import UserError, atomic_open, require_file
-from common.data.annotations import Category, read_annotations
+from common.data.annotations import Category, as_id, read_annotations
 from common.data.class_checks import numbering_of
 from common.data.image_set import check_ids, find_categories, read_categories
 
@@ -77,17 +77,14 @@ def read_table(path):
             number, category_id, name, supercategory = row
             if number != str(label) or _CONTROLS.search("".join(row)):
                 raise ValueError(f"line {label + 2} is not label {label} with its name")
-            categories.append(Category(_id(category_id), name, supercategory))
+            category_id = as_id(category_id) if category_id else None
+            categories.append(Category(category_id, name, supercategory))
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not the classes of a network ({error}); restore it, or remove it to take the"
             " categories of the JSON"
         ) from None
     return Classes(path, categories)
-
-
-def _id(cell):
-    return int(cell) if re.fullmatch("-?[0-9]{1,19}", cell) else cell or None
 
 
 def require_same(classes, other, fix):
