@@ -36,6 +36,10 @@ def test_the_error_of_each_group_is_that_of_its_images():
     assert fungi == metrics.GroupError("fungi", 2, 0.5, 0.5)
 
 
+def test_labels_of_no_class_are_not_counted():
+    assert metrics.class_counts([0, 2, 2, -2, 9], 3).tolist() == [1, 0, 2]
+
+
 def test_classes_are_few_medium_or_many_by_their_training_images():
     groups = metrics.frequency_groups([0, 19, 20, 100, 101])
     assert [group.split()[0] for group in groups] == ["few", "few", "medium", "medium", "many"]

@@ -140,6 +140,21 @@ def test_files_of_other_images_are_not_merged(tmp_path):
         submission.merge([a], [1], "val")
 
 
+@pytest.mark.parametrize("damage", ["inverted", "left out"])
+def test_every_byte_of_a_probability_file_may_be_damaged(tmp_path, damage):
+    """zipfile has many words for it: OSError, NotImplementedError, RuntimeError."""
+    path = tmp_path / "a.npz"
+    save(path, random_probabilities(2))
+    whole = path.read_bytes()
+    for at, byte in enumerate(whole):
+        changed = bytes([byte ^ 255]) if damage == "inverted" else b""
+        path.write_bytes(whole[:at] + changed + whole[at + 1 :])
+        try:
+            submission.merge([str(path)], [1], "test")
+        except UserError as error:
+            assert "a.npz: " in str(error)
+
+
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text"])
 def test_a_damaged_probability_file_is_named(tmp_path, damage):
     path = tmp_path / "a.npz"

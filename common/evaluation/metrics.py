@@ -88,6 +88,12 @@ FREQUENCY_GROUPS = (
 )
 
 
+def class_counts(labels, num_classes):
+    """Return how many of the labels each class has, (classes,); those outside count for none."""
+    labels = np.asarray(labels, np.int64)
+    return np.bincount(labels[(labels >= 0) & (labels < num_classes)], minlength=num_classes)
+
+
 def frequency_groups(train_counts):
     """Name each class by its number of training images: one of `FREQUENCY_GROUPS`."""
     few, medium, many = FREQUENCY_GROUPS

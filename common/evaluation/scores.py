@@ -64,7 +64,7 @@ def score(predictions, categories, train_labels=()):
     names = [category.name for category in categories]
     counts, groups, by_frequency = None, None, []
     if len(train_labels):
-        counts = np.bincount(train_labels, minlength=len(categories))
+        counts = metrics.class_counts(train_labels, len(categories))
         groups = metrics.frequency_groups(counts)
         by_frequency = metrics.error_by_group(ranked, labels, groups, metrics.FREQUENCY_GROUPS)
     pairs = metrics.confused_pairs(ranked[:, 0], labels)

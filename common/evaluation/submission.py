@@ -6,6 +6,7 @@ that could not be read gets the classes' frequencies in training as its probabil
 
 import contextlib
 import csv
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from common.base.files import UserError, open_own, replacing, require_file
 from common.data.challenge import FORMATS
-from common.evaluation.metrics import top_k
+from common.evaluation.metrics import class_counts, top_k
 
 PLACES = 5  # at least: top-5 error is counted, however many ids a row of the CSV has
 # 2,048 rows of 5,089 classes are 42 MB in float32: merging stays far below 1 GB.
@@ -168,9 +169,7 @@ def class_frequencies(train_labels, num_classes):
     The best guess where there is no photograph: its first places are the most frequent classes.
     Labels outside 0..classes-1 and an empty list leave every class equally frequent.
     """
-    labels = np.asarray(train_labels, np.int64)
-    labels = labels[(labels >= 0) & (labels < num_classes)]
-    counts = np.bincount(labels, minlength=num_classes).astype(np.float32)
+    counts = class_counts(train_labels, num_classes).astype(np.float32)
     if not counts.any():
         counts[:] = 1
     return counts / counts.sum()
@@ -299,7 +298,11 @@ def _naming_faults(path):
     """Turn what numpy and zipfile raise on a damaged file into a `UserError` that names it."""
     try:
         yield
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # NotImplementedError, zlib.error, ...
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # the disk; a damaged zip seeks to nowhere, which is EINVAL
         raise UserError(
             f"{path}: not a whole probability file ({error}); make it anew: sub.py --save-probs"
         ) from None
