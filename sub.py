@@ -101,7 +101,7 @@ def parse_args():
     add(
         "--data-val",
         metavar="REC",
-        help="records to score; implies --set val (default: DIR/val.rec)",
+        help="records to score, with --set val (default: DIR/val.rec)",
     )
     add(
         "--images",

@@ -10,6 +10,7 @@ from common.data.flags import MAX_SIDE, check_batch_fits, parse_image_shape
 from common.data.image import decode, eval_crops, eval_image, eval_side, mirror
 from common.data.loader import Loader
 from common.data.partial_jpeg import open_image
+from common.networks.checkpoint import AVERAGE
 
 VIEWS = (1, 2, 5, 10, 12)  # the centre; mirrored too; `common.data.image.eval_crops`
 
@@ -105,13 +106,27 @@ def load_views(source, args, **changes):
 
 
 def trained_crop_size(model_prefix):
-    """Return the side in pixels that fine-tune.py wrote beside a network; None where it did not."""
-    path = f"{model_prefix}-config.json"
-    if not os.path.lexists(path):
+    """Return the side in pixels that fine-tune.py wrote beside a network; None where it did not.
+
+    Raises:
+        UserError: the file is damaged, or the images were no squares.
+    """
+    prefixes = [model_prefix]
+    if model_prefix.endswith(AVERAGE):  # older versions wrote one file for both
+        prefixes.append(model_prefix[: -len(AVERAGE)])
+    paths = [f"{prefix}-config.json" for prefix in prefixes]
+    path = next(filter(os.path.lexists, paths), None)
+    if path is None:
         return None
     require_file(path, "name the image's side in pixels: --crop-size")
     try:
         with open(path, encoding="utf-8") as stream:
-            return parse_image_shape(json.load(stream)["flags"]["image_shape"])[-1]
+            _, height, width = parse_image_shape(json.load(stream)["flags"]["image_shape"])
     except (UserError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: does not hold the image shape; name it: --crop-size") from None
+    if height != width:
+        raise UserError(
+            f"{path}: trained on images of {height}x{width}, and sub.py predicts squares; name"
+            " their side: --crop-size"
+        )
+    return width

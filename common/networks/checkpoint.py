@@ -22,6 +22,7 @@ from common.networks.graph import MXNET_VERSION, arguments, auxiliary_states
 from common.networks.timm_network import TimmNetwork
 
 WEIGHTS = ("params", "safetensors")  # endings of the files of weights
+AVERAGE = "-ema"  # ends the prefix of a run's averaged weights, a network of its own
 
 
 def params_path(prefix, epoch):
@@ -62,6 +63,16 @@ def find_epochs(prefix, *endings):
         names = map(os.path.basename, glob.glob(f"{glob.escape(prefix)}-*.{ending}"))
         epochs.update(int(match.group(1)) for match in map(pattern.fullmatch, names) if match)
     return sorted(epochs)
+
+
+def find_prefixes(folder):
+    """Return the prefixes of the networks in a folder, of whatever kind, in alphabetical order."""
+    prefixes = set()
+    for name_of in (symbol_path, timm_files.config_path):
+        ending = name_of("")
+        paths = glob.glob(os.path.join(glob.escape(folder), f"*{ending}"))
+        prefixes.update(path[: -len(ending)] for path in paths)
+    return sorted(prefixes)
 
 
 def save(prefix, epoch, network, states=None, version=MXNET_VERSION):
@@ -187,10 +198,12 @@ def load_states(prefix, epoch):
     return params_file.read(path)
 
 
-def newest_whole(prefix, last=None):
+def newest_whole(prefix, last=None, with_average=False):
     """Return `(epoch, complaints)` of the newest complete checkpoint; epoch 0: there is none.
 
-    `last` is the last epoch in the run's log; checkpoints of later epochs are of an earlier run.
+    Args:
+        last: the last epoch in the run's log; checkpoints of later epochs are of an earlier run.
+        with_average: whether the averaged weights must be whole as well, where there are any.
     """
     complaints = []
     for epoch in reversed(find_epochs(prefix)):
@@ -203,6 +216,9 @@ def newest_whole(prefix, last=None):
         try:
             load(prefix, epoch)
             load_states(prefix, epoch)
+            average = prefix + AVERAGE
+            if with_average and os.path.lexists(weights_path(average, epoch)):
+                load(average, epoch)
             return epoch, complaints
         except UserError as error:
             complaints.append(str(error))

@@ -51,7 +51,7 @@ def first_epoch(args, workers):
 
 def _newest_epoch(args):
     last = last_epoch(log_path(args.model_prefix))
-    epoch, complaints = checkpoint.newest_whole(args.model_prefix, last)
+    epoch, complaints = checkpoint.newest_whole(args.model_prefix, last, bool(args.ema))
     for complaint in complaints:
         logging.warning("passed over: %s", complaint)
     if epoch:
@@ -141,13 +141,14 @@ class Run:
         if states:
             self.trainer.restore_optimizer(states)
         if args.ema:
-            prefix = f"{args.model_prefix}-ema"
+            prefix = args.model_prefix + checkpoint.AVERAGE
             path = checkpoint.weights_path(prefix, epoch)
             if not os.path.exists(path):
                 logging.warning("%s: not found; the moving average starts from these weights", path)
                 return
+            average = checkpoint.load(prefix, epoch)
             try:
-                self.trainer.restore_average(checkpoint.load(prefix, epoch).params)
+                self.trainer.restore_average(average.params)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
 

@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
+import os
 import time
 
 import cv2
 import numpy as np
 
-from common.base.files import UserError, replacing
+from common.base.files import UserError, atomic_open
 from common.base.progress import Progress
 
 _TILE = 160  # pixels of an image on a contact sheet
@@ -43,8 +44,9 @@ def preview(loader, path):
     blank = np.full_like(tiles[0], 255)
     tiles += [blank] * (-len(tiles) % columns)
     rows = [np.hstack(tiles[first : first + columns]) for first in range(0, len(tiles), columns)]
-    with replacing(path) as temporary:
-        cv2.imwrite(temporary, np.vstack(rows))
+    _, encoded = cv2.imencode(os.path.splitext(path)[1], np.vstack(rows))
+    with atomic_open(path, "wb") as stream:
+        stream.write(encoded)
     logging.info("%s: %d images of the first batch, as the network sees them", path, len(images))
 
 

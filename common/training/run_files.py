@@ -58,9 +58,10 @@ class RunFiles:
         args, epochs_done = self._args, self._begin_epoch
         checkpoint.require_targets(args.model_prefix)
         checkpoint.require_one_kind(args.model_prefix, self._network)
+        if args.tensorboard:  # before the log of an earlier run is begun anew
+            os.makedirs(args.tensorboard, exist_ok=True)
         self.history = History(log_path(args.model_prefix), parse_top_k(args.top_k), epochs_done)
         if args.tensorboard:
-            os.makedirs(args.tensorboard, exist_ok=True)
             event_files.forget_after(args.tensorboard, self._run_name(), epochs_done)
         if epochs_done >= args.num_epochs:
             logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
@@ -86,7 +87,7 @@ class RunFiles:
         if state.average is not None:
             averages = {**state.params, **state.average}
             averaged = network.with_arrays(averages, state.stats)
-            checkpoint.save(f"{prefix}-ema", epochs_done, averaged, version=version)
+            checkpoint.save(prefix + checkpoint.AVERAGE, epochs_done, averaged, version=version)
         trained = network.with_arrays(state.params, state.stats)
         checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
         self.history.update(epochs_done, columns)
@@ -122,7 +123,7 @@ class RunFiles:
     def _prefixes(self):
         """Return the prefixes of the checkpoints: of the weights, and of their average."""
         prefix = self._args.model_prefix
-        return [prefix, f"{prefix}-ema"] if self._args.ema else [prefix]
+        return [prefix, prefix + checkpoint.AVERAGE] if self._args.ema else [prefix]
 
     def _compare_devices(self, num_devices):
         """Report where the epochs so far were trained on another number of devices."""
@@ -156,8 +157,9 @@ class RunFiles:
             "git_revision": _git_revision(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
-        with atomic_open(f"{self._args.model_prefix}-config.json") as stream:
-            json.dump(config, stream, indent=1, default=str)
+        for prefix in self._prefixes():
+            with atomic_open(f"{prefix}-config.json") as stream:
+                json.dump(config, stream, indent=1, default=str)
 
 
 def _git_revision():

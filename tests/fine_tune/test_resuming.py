@@ -14,6 +14,7 @@ import pytest
 from common.base.files import ROOT
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
+from common.evaluation.views import trained_crop_size
 from common.networks import checkpoint
 from common.networks.resnet import build_resnet
 from tests.fine_tune.conftest import weights
@@ -65,6 +66,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
         (tmp_path / f"{name}-classes.csv").read_text() for name in ("whole", "run", "run-ema")
     ]
     assert len(set(tables)) == 1
+    assert trained_crop_size(str(tmp_path / "run-ema")) == 64
     assert len((tmp_path / "run-log.csv").read_text().splitlines()) == 5
 
 
@@ -133,6 +135,26 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(script, flags, tmp_pa
     kept = checkpoint.find_epochs(str(tmp_path / "run"))
     assert kept == sorted({int(best["epoch"]), 4, 5})
     assert (tmp_path / "run-classes.csv").exists()
+
+
+def test_a_damaged_moving_average_is_passed_over(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--num-epochs", 2, "--ema", 0.9)
+    os.truncate(tmp_path / "run-ema-0002.params", 999)
+    said = script("fine-tune.py", *flags, "--resume", "--ema", 0.9).stderr
+    assert re.search(r"passed over: \S+run-ema-0002\.params: ", said)
+    assert "run-0001.params" in said
+    os.truncate(tmp_path / "run-ema-0003.params", 999)
+    said = script("fine-tune.py", *flags, "--load-epoch", 3, "--ema", 0.9, status=2).stderr
+    assert said.count("run-ema-0003.params") == 1
+
+
+def test_a_wrong_folder_of_tensorboard_leaves_the_log_of_an_earlier_run(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    log = (tmp_path / "run-log.csv").read_bytes()
+    (tmp_path / "events").write_text("")
+    said = script("fine-tune.py", *flags, "--tensorboard", tmp_path / "events", status=2).stderr
+    assert "events" in said.splitlines()[-1]
+    assert (tmp_path / "run-log.csv").read_bytes() == log
 
 
 def test_a_moving_average_of_another_network_is_named(script, flags, tmp_path):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
+from common.evaluation.views import trained_crop_size
 from common.networks import checkpoint
 from tests.made_up_challenge import save_network
 
@@ -59,6 +60,23 @@ def test_networks_of_different_sizes_need_one_that_is_named(shared, script):
         flags += ["--model-prefix", shared / f"net{size}"]
     said = script("sub.py", "1", "cpu", *flags, status=2).stderr
     assert "were trained with 32 and 48 pixels" in said
+    script("sub.py", "1", "cpu", *flags, "--crop-size", 32)
+
+
+def test_averaged_weights_are_predicted_at_the_size_of_their_run(tmp_path):
+    config = {"flags": {"image_shape": "3,48,48"}}
+    (tmp_path / "run-config.json").write_text(json.dumps(config))
+    assert trained_crop_size(str(tmp_path / "run-ema")) == 48  # as older versions left it
+    assert trained_crop_size(str(tmp_path / "other-ema")) is None
+
+
+def test_images_that_are_no_squares_need_a_size_that_is_named(shared, script):
+    save_network(str(shared / "wide"), 1)
+    config = {"flags": {"image_shape": "3,32,64"}}
+    (shared / "wide-config.json").write_text(json.dumps(config))
+    flags = ["--data-dir", shared, "--output", shared / "w.csv", "--model-prefix", shared / "wide"]
+    said = script("sub.py", "1", "cpu", *flags, status=2).stderr
+    assert "trained on images of 32x64, and sub.py predicts squares" in said
     script("sub.py", "1", "cpu", *flags, "--crop-size", 32)
 
 
