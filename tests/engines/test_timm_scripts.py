@@ -151,6 +151,29 @@ def test_a_second_stage_begins_with_a_checkpoint_at_a_higher_resolution(main, sa
     assert abs(random.params[layer] - after.params[layer]).max() > 1e-3
 
 
+def test_a_second_stage_at_a_higher_resolution_keeps_the_head(main, sample, tmp_path):
+    prefix = str(tmp_path / "run")
+    checkpoint.save(str(tmp_path / "vit"), 0, network_of(timms_module("test_vit"), "test_vit"))
+
+    def train(side, epochs, *flags):
+        main(
+            *("fine-tune.py", "--engine", "torch", "--gpus", "cpu", "--data-dir", sample),
+            *("--pretrained-model", tmp_path / "vit", "--model-prefix", prefix, "--mom", 0.9),
+            *("--image-shape", f"3,{side},{side}", "--batch-size", 16, "--lr", 1e-9, *flags),
+            *("--num-epochs", epochs, "--initial-validation", 0),
+        )
+
+    train(SIDE, 1)
+    with pytest.raises(UserError, match=r"has pos_embed in the shape .* use the --image-shape"):
+        train(96, 2, "--load-epoch", 1)
+    os.remove(checkpoint.states_path(prefix, 1))  # as the message says
+    train(96, 2, "--load-epoch", 1)
+    first, second = (checkpoint.load(prefix, epoch) for epoch in (1, 2))
+    assert second.params["pos_embed"].shape != first.params["pos_embed"].shape
+    for name in first.head_params():
+        np.testing.assert_allclose(second.params[name], first.params[name], atol=1e-6)
+
+
 def test_what_timm_saves_for_its_hub_is_a_pretrained_network(tmp_path):
     model = timms_module("test_vit")
     timm.models.save_for_hf(model, tmp_path / "test_vit.mine", safe_serialization=True)

@@ -4,6 +4,7 @@ It prepares the process before MXNet is loaded, and reports in one line why MXNe
 """
 
 import ctypes
+import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -127,8 +128,8 @@ def _hide_broken_scipy():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it names the numpy that it needs
-            import scipy.sparse
-            import scipy.stats  # noqa: F401 (both are imported by MXNet)
+            for module in ("scipy.sparse", "scipy.stats"):  # what MXNet imports
+                importlib.import_module(module)
     except ImportError:
         return
     except Exception:

@@ -8,6 +8,7 @@ import numpy as np
 from common.base.files import UserError
 from common.engines import momentum
 from common.engines.mxnet.runtime import mx
+from common.engines.optimizer_state import find_state
 
 # Optimizers that draw noise for every update, or count the updates of all devices together.
 _DRIFTING = ("sgld", "nadam")
@@ -101,14 +102,7 @@ class Updates:
             weight = group.param_arrays[key // self._num_devices][device]
             state = optimizer.create_state_multi_precision(key, weight)
             for slot, array in enumerate(_flatten(state)):
-                source = saved.get(f"state:{name}/{slot}")
-                if source is None or source.shape != array.shape:
-                    raise UserError(
-                        f"the checkpoint's .states file has nothing for {name} of this optimizer;"
-                        " use the --optimizer, --mom and --freeze that it was written with, or"
-                        " remove the .states file to go on without it"
-                    )
-                array[:] = source
+                array[:] = find_state(saved, name, slot, array.shape)
             states[key] = state
             self._module._updater.states_synced[key] = True
         for key, array in saved.items():

@@ -9,7 +9,7 @@ import inspect
 
 import numpy as np
 
-from common.base.files import UserError
+from common.engines.optimizer_state import find_state
 from common.engines.torch import update_rules as rules
 from common.engines.torch.runtime import torch
 
@@ -130,14 +130,7 @@ class Optimizer:
         """
         for number, slot in enumerate(self._kept):
             for name, array in zip(self._names, slot):
-                source = saved.get(f"state:{name}/{number}")
-                if source is None or source.shape != tuple(array.shape):
-                    raise UserError(
-                        f"the checkpoint's .states file has nothing for {name} of this optimizer;"
-                        " use the --optimizer, --mom and --freeze that it was written with, or"
-                        " remove the .states file to go on without it"
-                    )
-                array.copy_(torch.tensor(source))
+                array.copy_(torch.tensor(find_state(saved, name, number, array.shape)))
         if "number:m_schedule" in saved and isinstance(self._rule, rules.Nadam):
             self._rule.m_schedule = float(saved["number:m_schedule"][0])
 
