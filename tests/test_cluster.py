@@ -11,8 +11,11 @@ import time
 import numpy as np
 import pytest
 
-from common.base.files import ROOT
+from common import engines
+from common.base.files import ROOT, UserError
 from common.networks import checkpoint, graph
+from common.tools.cluster import engine_of
+from tests.conftest import only, run_python
 from tests.random_networks import with_random_weights
 
 FINE_TUNE = [sys.executable, os.path.join(ROOT, "fine-tune.py")]
@@ -152,6 +155,48 @@ def test_pytorch_s_launchers_meet_at_the_first_host(tmp_path):
     _, said = job.communicate(timeout=100)
     assert "worker 1 on gpu2 ended with status 7: ending the job" in said
     assert job.returncode == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", "mxnet"),
+        ("--engine torch", "torch"),
+        ("--recipe vit", "torch"),
+        ("--recipe convnext --engine mxnet", "mxnet"),
+        ("--recipe winners-2017", "mxnet"),
+        ("--pretrained-model timm:convnext_tiny", "torch"),
+        ("--pretrained-model weights.pth --architecture convnext_tiny", "torch"),
+        ("--pretrained-model {folder}/of-timm", "torch"),
+        ("--pretrained-model {folder}/of-mxnet", "mxnet"),
+        ("--compile", "torch"),
+        ("--tf32", "torch"),
+    ],
+)
+def test_the_job_is_started_for_the_engine_that_its_command_takes(
+    tmp_path, monkeypatch, flags, expected
+):
+    monkeypatch.setattr(engines, "installed", lambda: ["mxnet", "torch"])
+    for name in ("of-timm-timm.json", "of-mxnet-symbol.json"):
+        (tmp_path / name).write_text("{}")
+    command = ["sh", "run.sh", "--kv-store", "dist_sync", *flags.format(folder=tmp_path).split()]
+    assert engine_of(command) == expected
+
+
+@only("torch")
+def test_a_run_that_needs_the_other_engine_says_which_flag_to_add(engine, monkeypatch):
+    """The flags are in run.sh, where cluster.sh does not read them."""
+    monkeypatch.setenv("DMLC_ROLE", "worker")
+    loaded = engines.load(engine)
+    with pytest.raises(UserError, match=r"add --engine torch to the command of cluster\.sh"):
+        loaded.Workers("dist_sync", loaded.parse_devices("cpu"))
+
+
+@pytest.mark.parametrize("port", [99999, 0, -5])
+def test_a_port_that_does_not_exist_ends_in_one_line(port):
+    status, _, errors = run_python("-m", "common.cluster", "--port", port, "localhost", "true")
+    assert status == 2
+    assert errors == f"cluster.py: --port {port}: must be 1 to 65535\n"
 
 
 def test_a_cluster_without_mxnet_says_so_in_lines_without_a_traceback(stand_in, mx):

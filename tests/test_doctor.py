@@ -32,6 +32,16 @@ def test_the_report_says_what_there_is(script, tmp_path, mx):
         assert expected in output
 
 
+def test_a_run_of_a_network_of_timm_is_found(tmp_path):
+    (tmp_path / "run-timm.json").write_text("{}")
+    for epoch in (1, 2):
+        (tmp_path / f"run-{epoch:04d}.safetensors").write_bytes(b"")
+    networks = doctor.find_networks(str(tmp_path))
+    assert networks == {str(tmp_path / "run"): [1, 2]}
+    step = doctor.next_step(doctor.DATA_DIR, {"train.json", "train.lst", "train.rec"}, networks)
+    assert step == "python sub.py EPOCH GPU"
+
+
 @needs_engine
 @pytest.mark.parametrize(
     ("command", "line"),

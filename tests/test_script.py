@@ -130,7 +130,8 @@ def test_ctrl_c_while_mxnet_is_imported_is_one_line(stand_in, mx):
 
 
 @pytest.mark.parametrize(
-    "command", ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py", "-m common.doctor"]
+    "command",
+    ["mx_list.py", "im2rec.py", "fine-tune.py", "sub.py", "-m common.doctor", "-m common.cluster"],
 )
 def test_a_python_without_the_packages_is_told_to_run_setup(command):
     status, _, errors = run_python("-S", *command.split())  # -S: without the installed packages

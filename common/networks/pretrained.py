@@ -31,7 +31,14 @@ _ONNX_START = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x28\x32\x3a\x42]")
 log = logging.getLogger(__name__)
 
 
-def load_pretrained(name, infer_shapes, model_dir=MODEL_DIR, epoch=None, variant=None):
+def load_pretrained(
+    name,
+    infer_shapes,
+    model_dir=MODEL_DIR,
+    epoch=None,
+    variant=None,
+    epoch_flag="--pretrained-epoch",
+):
     """Return a pretrained `Network`.
 
     Whatever its source, it is fed raw RGB images: `data`, (N, 3, H, W), 0 to 255, uint8 or
@@ -43,6 +50,7 @@ def load_pretrained(name, infer_shapes, model_dir=MODEL_DIR, epoch=None, variant
         infer_shapes: an engine's, to compare the graph with the arrays.
         epoch: which of several `PREFIX-EPOCH.params`; None takes the only one.
         variant: of a PyTorch checkpoint, a key of `torch_networks.LITE0_VARIANTS`.
+        epoch_flag: what the user types before an epoch.
 
     Raises:
         UserError: nothing is found under that name, or what is found is damaged; or it could not
@@ -55,15 +63,15 @@ def load_pretrained(name, infer_shapes, model_dir=MODEL_DIR, epoch=None, variant
         raise UserError(f"--variant {variant}: is for PyTorch files, and {name} is not one")
     prefix = _find_prefix(name, model_dir, infer_shapes)
     entry = CATALOGUE.get(os.path.basename(prefix))
+    epoch = _only_epoch(prefix, epoch_flag) if epoch is None else epoch
     network = load_verified(prefix, infer_shapes, epoch)
     if entry is not None and entry.mean is not None:
         return _subtract_mean(entry.mean, network)
     return network.with_graph(edits.take_raw_images(network.graph))
 
 
-def load_verified(prefix, infer_shapes, epoch=None):
+def load_verified(prefix, infer_shapes, epoch):
     """Return the `Network` of local files, checked to belong together."""
-    epoch = only_epoch(prefix) if epoch is None else epoch
     network = checkpoint.load_as_it_is(prefix, epoch)
     path = checkpoint.params_path(prefix, epoch)
     require_agreement(network.graph, network.shapes(), infer_shapes, path)
@@ -160,14 +168,15 @@ def _find_prefix(name, model_dir, infer_shapes):
     )
 
 
-def only_epoch(prefix):
+def _only_epoch(prefix, flag):
+    """Return the epoch of the weights of a prefix; `flag` chooses one where there are several."""
     epochs = checkpoint.find_epochs(prefix, "params")
     if not epochs:
         raise UserError(f"{checkpoint.params_path(prefix, 0)}: not found; it belongs to the symbol")
     if len(epochs) > 1:
         raise UserError(
             f"{prefix}: there are weights of the epochs {', '.join(map(str, epochs))};"
-            " choose one with --pretrained-epoch"
+            f" choose one with {flag}"
         )
     return epochs[0]
 

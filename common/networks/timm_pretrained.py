@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 def is_meant(name, architecture=None):
     """Return whether `--pretrained-model` and `--architecture` name a network of timm."""
-    return architecture is not None or name.startswith(HUB) or _find_prefix(name) is not None
+    return architecture is not None or name.startswith(HUB) or find_prefix(name) is not None
 
 
 def load_pretrained(name, find_config, architecture=None, epoch=None, model_dir=MODEL_DIR):
@@ -42,7 +42,7 @@ def load_pretrained(name, find_config, architecture=None, epoch=None, model_dir=
     elif architecture is not None:
         network = _load_file(name, find_config(architecture))
     else:
-        prefix = _find_prefix(name)
+        prefix = find_prefix(name)
         network = checkpoint.load(prefix, _only_epoch(prefix) if epoch is None else epoch)
     for key, array in {**network.params, **network.stats}.items():
         if not np.isfinite(array).all():
@@ -121,9 +121,12 @@ def _load_file(path, config):
     return network
 
 
-def _find_prefix(name):
-    """Return the prefix of a training run of a network of timm; None if there is none."""
-    prefixes = (name, os.path.join(ROOT, name))
+def find_prefix(name, *folders):
+    """Return the prefix of a training run of a network of timm; None if there is none.
+
+    It is looked for in this folder, the project's, and `folders`.
+    """
+    prefixes = (os.path.join(folder, name) for folder in ("", ROOT, *folders))
     return next((p for p in prefixes if os.path.lexists(timm_files.config_path(p))), None)
 
 

@@ -4,9 +4,10 @@
 
 Starts on every host a worker: COMMAND, with --kv-store dist_sync among its flags. A host named
 localhost is this machine, and may be named several times. If one process fails, all are ended.
-Ctrl-C and SIGTERM are passed on. With --engine torch in COMMAND the workers are PyTorch's launchers
-(torchrun), which meet at the first host. With MXNet its scheduler runs on this machine, and a
-server beside every worker.
+Ctrl-C and SIGTERM are passed on. With --engine torch, or a network of timm, in COMMAND the workers
+are PyTorch's launchers (torchrun), which meet at the first host. With MXNet its scheduler runs on
+this machine, and a server beside every worker. Only the flags of COMMAND are read: where run.sh
+names a network of timm, add --engine torch.
 
 On trusted networks only: neither MXNet nor PyTorch encrypts anything or checks anybody's identity,
 and MXNet's servers unpickle what they are sent (the optimizer): whoever reaches their ports can run
@@ -24,8 +25,10 @@ import time
 
 from common import engines
 from common.base.files import ROOT, UserError
-from common.base.help import Parser, whole
+from common.base.help import Parser, check_ranges, whole
 from common.base.script import Terminated, end_with_parent
+from common.networks import timm_pretrained
+from common.training import recipes
 
 _SERVE = "from common.base.script import run_script; from common.tools.cluster import serve;"
 SERVER = [sys.executable, "-c", f"{_SERVE} run_script(serve)"]
@@ -63,7 +66,9 @@ def parse_args():
     parser.add_argument("hosts", help="machines, separated by commas: localhost, or names for ssh")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="what each worker runs")
     parser.add_argument(
-        "--port", type=whole, help="port where the workers meet (default: one that is free here)"
+        "--port",
+        type=whole,
+        help="port where the workers meet, 1 to 65535 (default: one that is free here)",
     )
     parser.add_argument(
         "--root",
@@ -71,6 +76,7 @@ def parse_args():
         " first host (PyTorch; default: its name)",
     )
     args = parser.parse_args()
+    check_ranges(args, {"port": (1, 65535)})
     if args.command[:1] == ["--"]:
         del args.command[0]
     if not args.command or not all(args.hosts.split(",")):
@@ -80,10 +86,19 @@ def parse_args():
 
 def engine_of(command):
     """Return the name of the engine that a training command will take on this machine."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = Parser(add_help=False, allow_abbrev=False)
     engines.add_engine_arg(parser)
-    name = parser.parse_known_args(command)[0].engine
-    return next(iter(engines.installed()), "mxnet") if name == "auto" else name
+    recipes.add_recipe_arg(parser)
+    parser.add_argument("--pretrained-model", default="")
+    parser.add_argument("--architecture")
+    recipes.take_recipe(parser, command)
+    args, _ = parser.parse_known_args(command)
+    if args.engine != "auto":
+        return args.engine
+    of_timm = timm_pretrained.is_meant(args.pretrained_model, args.architecture)
+    if of_timm or args.compile or args.tf32:  # MXNet has none of these
+        return "torch"
+    return next(iter(engines.installed()), "mxnet")
 
 
 def serve():

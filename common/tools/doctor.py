@@ -4,7 +4,6 @@ Send it with every bug report. It ends with what to do next.
 """
 
 import contextlib
-import glob
 import mmap
 import os
 import platform
@@ -18,6 +17,7 @@ from common.base.files import DATA_DIR, MODEL_DIR, ROOT, UserError
 from common.base.help import Parser
 from common.base.processor import usable_cores
 from common.data.annotations import annotation_path
+from common.networks import checkpoint
 from common.setup import interpreters, machine
 
 # The packages that engines compute with; three of them provide the module `mxnet`.
@@ -185,13 +185,8 @@ def _occurrences(pattern, path):
 
 def find_networks(model_dir):
     """Return the networks of a folder and the epochs of their weights: `{"resnet-152": [0]}`."""
-    networks = {}
-    for path in sorted(glob.glob(os.path.join(glob.escape(model_dir), "*-symbol.json"))):
-        prefix = path[: -len("-symbol.json")]
-        weights = glob.glob(f"{glob.escape(prefix)}-*.params")
-        epochs = (weight[len(prefix) + 1 : -len(".params")] for weight in weights)
-        networks[_short(prefix)] = sorted(int(epoch) for epoch in epochs if epoch.isdecimal())
-    return networks
+    prefixes = checkpoint.find_prefixes(model_dir)
+    return {_short(prefix): checkpoint.find_epochs(prefix) for prefix in prefixes}
 
 
 def _ranges(epochs):

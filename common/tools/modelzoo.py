@@ -8,11 +8,12 @@
     python -m common.modelzoo import model_best.pth.tar --name resnet-50
     python -m common.modelzoo verify model/resnet-152
 
-Reads and writes model/NAME-symbol.json and model/NAME-0000.params.
+Reads and writes model/NAME-symbol.json and model/NAME-0000.params. `list`, `info` and `verify` also
+read what fine-tune.py wrote of a network of timm: NAME-timm.json and NAME-0007.safetensors.
 """
 
 import argparse
-import glob
+import importlib.util
 import logging
 import os
 import shutil
@@ -23,14 +24,13 @@ from common import engines
 from common.base import fetch
 from common.base.files import MODEL_DIR, UserError, atomic_open, require_file
 from common.base.help import Parser, number, whole
-from common.networks import checkpoint, summary, timm_pretrained, torch_networks
+from common.networks import checkpoint, summary, timm_files, timm_pretrained, torch_networks
 from common.networks.catalogue import CATALOGUE
 from common.networks.pretrained import (
     fetch_network,
     import_network,
     load_pretrained,
     load_verified,
-    only_epoch,
 )
 from common.networks.timm_catalogue import TIMM_CATALOGUE
 from common.networks.timm_pretrained import HUB
@@ -46,8 +46,8 @@ def list_networks(model_dir=MODEL_DIR):
             f"{entry.name:36} {entry.num_classes or '?':>7} {entry.image_size:>6} {millions:>10}"
             f" {entry.top1 or '?':>7}  {here}"
         )
-    others = sorted(_local_names(model_dir) - set(CATALOGUE))
-    lines += [f"{name:36} {'in ' + model_dir}" for name in others]
+    local = map(os.path.basename, checkpoint.find_prefixes(model_dir))
+    lines += [f"{name:36} {'in ' + model_dir}" for name in local if name not in CATALOGUE]
     return [*lines, "", *list_timm_networks()]
 
 
@@ -82,17 +82,18 @@ def describe_timm_network(name):
         print(f"top-1 on iNaturalist {entry.figure}; {entry.source}")
 
 
-def _local_names(model_dir):
-    paths = glob.glob(os.path.join(glob.escape(model_dir), "*-symbol.json"))
-    return {os.path.basename(path)[: -len("-symbol.json")] for path in paths}
-
-
 def _epochs_in(model_dir, name):
     return checkpoint.find_epochs(os.path.join(model_dir, name), "params")
 
 
 def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
     """Print what is known about a network and, if it is here, its layers; draw it into `plot`."""
+    timm_prefix = timm_pretrained.find_prefix(name, model_dir)
+    if timm_prefix is not None:
+        if plot is not None:
+            raise UserError(f"--plot: {timm_prefix} is a network of timm; leave it out")
+        describe_timm_run(timm_prefix, epoch)
+        return
     entry = CATALOGUE.get(os.path.basename(name))
     if entry is not None:
         accuracy = f"top-1 {entry.top1 or '?'} %, top-5 {entry.top5 or '?'} % (single crop)"
@@ -103,17 +104,43 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
             print(f"not in {model_dir}; get it with: python -m common.modelzoo fetch {entry.name}")
             return
     engine = engines.load()
-    network = load_pretrained(name, engine.infer_shapes, model_dir, epoch)
+    network = load_pretrained(name, engine.infer_shapes, model_dir, epoch, epoch_flag="--epoch")
     shape = (3, image_size, image_size)
     layers = engine.layer_shapes(network.graph, shape)
     print(summary.table(network.graph, layers, network.shapes()))
-    trained, running = (
-        sum(array.size for array in arrays.values()) for arrays in (network.params, network.stats)
-    )
-    print(f"{trained:,} parameters, {running:,} running statistics")
+    print(_sizes(network))
     if plot is not None:
         _draw(summary.drawing(network.graph, layers), plot)
         print(f"{plot}: the layers as a drawing")
+
+
+def describe_timm_run(prefix, epoch=None):
+    """Print what the files of a network of timm hold; the newest epoch's, unless one is named."""
+    epochs = checkpoint.find_epochs(prefix, "safetensors")
+    network = checkpoint.load(prefix, max(epochs, default=0) if epoch is None else epoch)
+    _, height, width = _image_shape(prefix, network)
+    print(f"{prefix}: timm's {network.architecture}, for --engine torch")
+    print(f"classes: {network.num_classes}")
+    print(f"images: {height}x{width} pixels")
+    print(f"epochs: {', '.join(map(str, epochs))}")
+    print(_sizes(network))
+
+
+def _image_shape(prefix, network):
+    """Return the `(3, H, W)` of the images that a network of timm was trained with."""
+    try:
+        channels, height, width = network.pretrained_cfg["input_size"]
+    except (LookupError, TypeError, ValueError):
+        path = timm_files.config_path(prefix)
+        raise UserError(f"{path}: has no input_size of three numbers; add it") from None
+    return channels, height, width
+
+
+def _sizes(network):
+    trained, running = (
+        sum(array.size for array in arrays.values()) for arrays in (network.params, network.stats)
+    )
+    return f"{trained:,} parameters, {running:,} running statistics"
 
 
 def _draw(source, path):
@@ -131,7 +158,9 @@ def _draw(source, path):
 
 def verify(prefix):
     """Return a line about local files that are complete and agree; raise UserError otherwise."""
-    epochs = checkpoint.find_epochs(prefix, "params") or [only_epoch(prefix)]
+    epochs = checkpoint.find_epochs(prefix) or [0]  # where there is none, an error names epoch 0's
+    if checkpoint.is_timm(prefix, epochs[-1]):
+        return _verify_timm(prefix, epochs)
     require_file(checkpoint.symbol_path(prefix), "it belongs to the .params file")
     paths = [checkpoint.symbol_path(prefix)]
     paths += [checkpoint.params_path(prefix, epoch) for epoch in epochs]
@@ -142,6 +171,29 @@ def verify(prefix):
     return (
         f"{prefix}: epochs {', '.join(map(str, epochs))} are complete and fit the symbol{unchanged}"
     )
+
+
+def _verify_timm(prefix, epochs):
+    """Do what `verify` does, for a network of timm."""
+    require_file(timm_files.config_path(prefix), "it belongs to the .safetensors file")
+    has_timm = "torch" in engines.installed() and importlib.util.find_spec("timm")
+    for epoch in epochs:
+        network = checkpoint.load(prefix, epoch)
+        if has_timm:
+            _build_timm(prefix, epoch, network)
+    agreement = f"fit timm's {network.architecture}"
+    if not has_timm:
+        agreement = f"finite; install PyTorch and timm to check that they {agreement}"
+    return f"{prefix}: epochs {', '.join(map(str, epochs))} are complete and {agreement}"
+
+
+def _build_timm(prefix, epoch, network):
+    """Raise `UserError` unless timm's architecture has exactly the arrays of a checkpoint."""
+    engine, shape = engines.load("torch"), _image_shape(prefix, network)
+    try:
+        engine.Predictor([network], [1], engine.parse_devices("cpu"), 1, shape)
+    except UserError as error:
+        raise UserError(f"{checkpoint.weights_path(prefix, epoch)}: {error}") from None
 
 
 def _numbers(text):
@@ -230,8 +282,8 @@ def main():
         )
         print(f"{prefix}-symbol.json and {prefix}-0000.params are ready")
     else:
-        local = sorted(os.path.join(args.model_dir, name) for name in _local_names(args.model_dir))
-        return _verify_all(args.prefix or local, args.model_dir)
+        prefixes = args.prefix or checkpoint.find_prefixes(args.model_dir)
+        return _verify_all(prefixes, args.model_dir)
     return 0
 
 

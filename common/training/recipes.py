@@ -80,10 +80,15 @@ def add_recipe_arg(parser):
 
 def parse_args(parser, arguments=None):
     """Parse the flags, with a recipe's in place of the parser's defaults."""
+    take_recipe(parser, arguments)
+    return parser.parse_args(arguments)
+
+
+def take_recipe(parser, arguments=None):
+    """Put the flags of the recipe that is named in the place of the parser's defaults."""
     known, _ = parser.parse_known_args(arguments)
     if known.recipe:
         parser.set_defaults(**RECIPES[known.recipe])
-    return parser.parse_args(arguments)
 
 
 def report(args):

@@ -135,7 +135,7 @@ def test_a_pytorch_network_of_the_catalogue_is_fetched_and_imported(mirror, tmp_
     entry = catalogue.CATALOGUE["timm-tf_efficientnet_lite0"]
     right = catalogue.Source(name, (url,), sha256="57934424")
     prefix = fetch_network(dataclasses.replace(entry, sources=(right,)), model_dir=str(tmp_path))
-    assert pretrained.load_verified(prefix, infer_shapes)
+    assert pretrained.load_verified(prefix, infer_shapes, 0)
     os.remove(tmp_path / name)
     wrong = catalogue.Source(name, (url,), sha256="0aa007d2")
     with pytest.raises(UserError, match="is another file: its sha256 is 57934424"):

@@ -62,6 +62,12 @@ def test_of_several_epochs_one_is_to_be_chosen(resnet):
     assert load_pretrained(resnet, epoch=7)
 
 
+def test_the_choice_of_an_epoch_is_asked_for_by_the_flag_of_the_tool(zoo, resnet):
+    shutil.copy(f"{resnet}-0000.params", f"{resnet}-0007.params")
+    assert "epochs 0, 7; choose one with --epoch\n" in zoo("info", resnet, status=2)
+    assert "parameters" in zoo("info", resnet, "--epoch", 7)
+
+
 def test_damaged_parameters_end_in_one_line(zoo, resnet):
     path = f"{resnet}-0000.params"
     with open(path, "rb") as stream:

@@ -128,6 +128,11 @@ def _check(kind, devices, launched, workers):
         raise UserError("--kv-store nccl: is for GPUs; take device")
     is_of_several = "PET_NNODES" in launched or workers.num_machines > 1
     if kind.startswith("dist") and not is_of_several:
+        if "DMLC_ROLE" in os.environ:  # its flags did not say that the run takes PyTorch
+            raise UserError(
+                f"--kv-store {kind}: cluster.sh has started MXNet's processes, and this run needs"
+                " PyTorch's; add --engine torch to the command of cluster.sh"
+            )
         raise UserError(f"--kv-store {kind}: is started by cluster.sh (sh cluster.sh --help)")
     if not kind.startswith("dist") and workers.num_machines > 1:
         raise UserError(f"--kv-store {kind}: is for one machine; take dist_sync")
