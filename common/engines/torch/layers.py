@@ -2,7 +2,7 @@
 
 import math
 
-from common.engines.torch import joint_batch_norm, pooling
+from common.engines.torch import convolutions, joint_batch_norm, pooling
 from common.engines.torch.runtime import torch
 
 F = torch.nn.functional
@@ -31,9 +31,7 @@ def _convolution(attrs):
     picked = (slice(None), slice(None), *(slice(None, None, step) for step in stride))
 
     def compute(x, weight, bias=None):
-        # With fewer channels than a register holds, the weights' gradient of such a convolution
-        # writes behind its memory: oneDNN of PyTorch 2.13, channels_last, AVX-512.
-        if picks_pixels and max(stride) > 1 and x.shape[1] < 16:
+        if picks_pixels and convolutions.has_fault(x.shape[1], stride):
             return convolve(x[picked], weight, bias, 1, 0, 1, groups)
         return convolve(x, weight, bias, stride, padding, dilation, groups)
 

@@ -8,7 +8,7 @@ import warnings
 import numpy as np
 
 from common.base.files import UserError, replacing
-from common.engines.torch import linear
+from common.engines.torch import convolutions, linear
 from common.engines.torch.fusion import has_onednn
 from common.engines.torch.runtime import reason_of, torch
 
@@ -139,6 +139,16 @@ def _create(network):
         name: torch.from_numpy(np.require(array, requirements=("C", "W")))
         for name, array in {**network.params, **network.stats}.items()
     }
+    try:
+        model = _load(network, state)
+    except RuntimeError:  # names are missing, perhaps those that a checkpoint leaves out
+        model = _load(network, {**_left_out(network, state), **state})
+    if network.has_new_head:
+        model.reset_classifier(network.num_classes)
+    return model
+
+
+def _load(network, state):
     cfg = {**network.pretrained_cfg, "state_dict": state}
     model = _import().create_model(
         network.architecture,
@@ -148,9 +158,26 @@ def _create(network):
         **network.arguments,
     )
     model.pretrained_cfg.pop("state_dict", None)
-    if network.has_new_head:
-        model.reset_classifier(network.num_classes)
     return model
+
+
+def _left_out(network, state):
+    """Return what timm's files have and a checkpoint of this project does not, `{name: tensor}`.
+
+    Parameters that have two names (CoaT), and integers that training does not change
+    (EfficientFormer).
+    """
+    same = {}
+    for name, tensor in _load(network, {}).state_dict(keep_vars=True).items():
+        same.setdefault(id(tensor), (tensor, []))[1].append(name)
+    found = {}
+    for tensor, names in same.values():
+        known = next((state[name] for name in names if name in state), None)
+        if known is None and not tensor.is_floating_point():
+            known = tensor
+        if known is not None:
+            found.update(dict.fromkeys(names, known))
+    return found
 
 
 def build_to_train(network, device, options):
@@ -162,7 +189,7 @@ def build_to_train(network, device, options):
         UserError: as `build`, or a frozen parameter is not the network's.
     """
     module = build(network, options.image_shape, device, options.dtype)
-    unknown = set(options.frozen) - module.params.keys()
+    unknown = set(options.frozen) - module.model.state_dict().keys()
     if unknown:
         raise UserError(
             f"--freeze: timm's {network.architecture} has no parameter {min(unknown)}; its names"
@@ -171,8 +198,10 @@ def build_to_train(network, device, options):
     if options.sync_batch_norm:
         raise UserError("--sync-batch-norm: is not for networks of timm; leave it out")
     factors = _factors(module.model, options.layer_decay)
-    if has_onednn(device) and options.dtype == "float32":  # bfloat16 is oneDNN's anyway
-        linear.replace_linear(module.model, linear.OneDnnLinear)
+    if has_onednn(device):
+        convolutions.pick_pixels_first(module.model)
+        if options.dtype == "float32":  # bfloat16 is oneDNN's anyway
+            linear.replace_linear(module.model, linear.OneDnnLinear)
     attributes = {}
     for name, weight in module.params.items():
         weight.requires_grad_(name not in options.frozen)
