@@ -1,24 +1,38 @@
 """The optimizer's state of a checkpoint, as both engines look for it."""
 
+from itertools import count, takewhile
+
 from common.base.files import UserError
 
 
-def find_state(saved, name, slot, shape):
-    """Return what was saved of a parameter, `saved["state:NAME/SLOT"]`.
+def find_state(saved, name, shapes, weights_last):
+    """Return (arrays of the state, weights or None) of what was saved of a parameter.
+
+    Training in float16 also saves the weights in float32, which another precision does without.
+
+    Args:
+        saved: `{"state:NAME/0": array}`.
+        shapes: of the arrays of the state alone.
+        weights_last: whether the weights stand behind the state, as SGD, NAG and LARS of MXNet have
+            it, or before it.
 
     Raises:
-        UserError: there is nothing, or its shape is not that of the parameter.
+        UserError: there is too little, or its shape is another one.
     """
-    array = saved.get(f"state:{name}/{slot}")
+    numbered = (saved.get(f"state:{name}/{number}") for number in count())
+    arrays, weights = list(takewhile(lambda array: array is not None, numbered)), None
+    if len(arrays) == len(shapes) + 1:
+        weights = arrays.pop(-1 if weights_last else 0)
     go_on = "or remove the .states file to go on without it"
-    if array is None:
+    if len(arrays) < len(shapes):
         raise UserError(
             f"the checkpoint's .states file has nothing for {name} of this optimizer; use the"
             f" --optimizer, --mom and --freeze that it was written with, {go_on}"
         )
-    if array.shape != tuple(shape):
-        raise UserError(
-            f"the checkpoint's .states file has {name} in the shape {array.shape}, here it is"
-            f" {tuple(shape)}; use the --image-shape that it was written with, {go_on}"
-        )
-    return array
+    for array, shape in zip(arrays, shapes):
+        if array.shape != tuple(shape):
+            raise UserError(
+                f"the checkpoint's .states file has {name} in the shape {array.shape}, here it is"
+                f" {tuple(shape)}; use the --image-shape that it was written with, {go_on}"
+            )
+    return arrays, weights

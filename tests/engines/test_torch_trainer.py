@@ -98,6 +98,59 @@ def test_each_engine_goes_on_from_the_others_checkpoint(tmp_path, optimizer):
         assert_close(resumed.state().params, whole.state().params, network.params)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "nag", "adam", "lamb", "adagrad", "signum"])
+@pytest.mark.parametrize(
+    ("second", "dtypes"),
+    [
+        (make, ("float16", "float32")),
+        (make, ("float32", "float16")),
+        (make_mxnets, ("float16", "float32")),  # its own float16 is for GPUs
+    ],
+)
+def test_a_run_goes_on_in_another_precision(second, dtypes, optimizer):
+    """float16 keeps the weights with the state. The numbers are those of float32 all the same."""
+    network, settings = plain_network(), settings_of(optimizer)
+    flags = {"float16": {"loss_scale": 128.0, "dtype": "float16"}, "float32": {}}
+    whole, begun = (make(network, **settings, **flags[dtype]) for dtype in ("float32", dtypes[0]))
+    train(whole, range(6))
+    train(begun, range(3))
+    state = begun.state()
+    trained = network.with_arrays(state.params, state.stats)
+    resumed = second(trained, **settings, **flags[dtypes[1]], updates_done=3)
+    resumed.restore_optimizer(state.optimizer)
+    train(resumed, range(3, 6))
+    assert_close(resumed.state().params, whole.state().params, network.params, share=0.05)
+
+
+def test_a_recording_that_has_no_memory_leaves_no_gradients():
+    """It fails in the backward pass, and the update is made again without it."""
+    network, ends = plain_network(), []
+    for fails in (False, True):
+        trainer = make(network)
+        replica = trainer._replica
+        hook = replica._module.params["conv0_weight"].register_hook(_has_no_memory)
+        if fails:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                trainer.step(batch(0), RATE)
+        hook.remove()
+        train(trainer, range(2))
+        ends.append(trainer.state().params)
+    assert_equal(ends[1], ends[0])
+
+
+def _has_no_memory(_gradient):
+    raise RuntimeError("CUDA out of memory")
+
+
+def test_the_servers_of_mxnet_start_without_a_state(caplog, monkeypatch):
+    trainer = make_mxnets(plain_network())
+    train(trainer, range(2))
+    state = trainer.state().optimizer
+    monkeypatch.setattr(trainer._module, "_updater", None)  # as where they update
+    trainer.restore_optimizer(state)
+    assert "the servers of dist_async start without the optimizer's state" in caplog.text
+
+
 # Without our correction of lars, MXNet's own one reaches some of the weights.
 @pytest.mark.parametrize(
     ("optimizer", "corrects"),

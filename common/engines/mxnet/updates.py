@@ -93,16 +93,29 @@ class Updates:
         Raises:
             UserError: it is of another optimizer or another network.
         """
+        if self._module._updater is None:
+            logging.warning("the servers of dist_async start without the optimizer's state")
+            return
         optimizer, group = self._module._optimizer, self._module._exec_group
         states = self._states()
+        # Where a class says itself what float16 keeps, the weights stand last.
+        first = mx.optimizer.Optimizer.create_state_multi_precision
+        weights_last = type(optimizer).create_state_multi_precision is not first
         for key in range(len(group.param_names) * self._num_devices):
             name, device = self._parameter_of(key)
             if name in self._frozen:
                 continue
             weight = group.param_arrays[key // self._num_devices][device]
             state = optimizer.create_state_multi_precision(key, weight)
-            for slot, array in enumerate(_flatten(state)):
-                array[:] = find_state(saved, name, slot, array.shape)
+            slots, own = list(_flatten(state)), None
+            if weight.dtype == np.float16:
+                own = slots.pop(-1 if weights_last else 0)
+            shapes = [slot.shape for slot in slots]
+            arrays, weights = find_state(saved, name, shapes, weights_last)
+            for slot, array in zip(slots, arrays):
+                slot[:] = array
+            if own is not None and weights is not None:
+                own[:] = weights
             states[key] = state
             self._module._updater.states_synced[key] = True
         for key, array in saved.items():

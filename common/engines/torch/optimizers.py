@@ -63,9 +63,10 @@ class Optimizer:
         self._count = updates_done
         self._names, self._weights = list(weights), list(weights.values())
         self._slots = self._start()
-        self._kept = [*self._slots]
+        self._kept, self._keeps_weights = [*self._slots], keeps_weights
+        self._weights_last = isinstance(self._rule, rules.SGD)
         if keeps_weights:
-            self._kept.insert(len(self._slots) * isinstance(self._rule, rules.SGD), self._weights)
+            self._kept.insert(len(self._slots) * self._weights_last, self._weights)
         self._groups = {}
         for position, weight in enumerate(self._names):
             key = self._factors(weight, attributes.get(weight, {}), position)
@@ -128,9 +129,14 @@ class Optimizer:
         Raises:
             UserError: it is of another optimizer or another network.
         """
-        for number, slot in enumerate(self._kept):
-            for name, array in zip(self._names, slot):
-                array.copy_(torch.tensor(find_state(saved, name, number, array.shape)))
+        for position, name in enumerate(self._names):
+            slots = [slot[position] for slot in self._slots]
+            shapes = [slot.shape for slot in slots]
+            arrays, weights = find_state(saved, name, shapes, self._weights_last)
+            for slot, array in zip(slots, arrays):
+                slot.copy_(torch.tensor(array))
+            if self._keeps_weights and weights is not None:
+                self._weights[position].copy_(torch.tensor(weights))
         if "number:m_schedule" in saved and isinstance(self._rule, rules.Nadam):
             self._rule.m_schedule = float(saved["number:m_schedule"][0])
 

@@ -50,7 +50,12 @@ class Replica:
         probabilities = torch.softmax(logits.detach(), 1)
         # The gradient of this number is the loss's. Where `backward` is given a gradient, it
         # imports sympy first, which takes half a second.
-        (logits * loss_gradient(probabilities, truth, **self._loss_settings)).sum().backward()
+        loss = (logits * loss_gradient(probabilities, truth, **self._loss_settings)).sum()
+        try:
+            loss.backward()
+        except RuntimeError:  # too little memory to record: nothing may be left to add to
+            self._module.zero_grad(set_to_none=True)
+            raise
         return probabilities, _take_gradients(self._module)
 
     def forward(self, batch):
