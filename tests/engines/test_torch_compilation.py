@@ -88,6 +88,23 @@ def test_a_compiled_network_trains_the_same(network):
         np.testing.assert_allclose(states[1].stats[name], array, rtol=1e-3, atol=1e-4)
 
 
+def test_all_networks_of_a_large_ensemble_are_compiled(network, monkeypatch):
+    """PyTorch compiles the same code eight times, and then leaves it."""
+    compiled, compile_with = [], torch.compile
+
+    def count(graph, _inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda f, **how: compile_with(f, backend=count, **how))
+    predictor = engines.load("torch").Predictor(
+        [network] * 10, [1] * 10, CPU, BATCH, SHAPE, "float32", compiled=True
+    )
+    images = np.zeros((BATCH, *SHAPE), np.uint8)
+    list(predictor.predict([Batch(images, None, None, pad=0, missing=[])]))
+    assert len(compiled) == 10
+
+
 def test_without_a_compiler_there_is_one_line():
     from torch._inductor import config
 

@@ -58,3 +58,12 @@ def test_the_seed_decides():
     one, same, other = (drawn(with_prelu(), seed)["conv0_weight"] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert (one != other).any()
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("zeros", 0.0), ("ones", 1.0), ('["one", {}]', 1.0), ('["constant", {"value": 0.25}]', 0.25)],
+)
+def test_a_constant_is_named_as_by_module_or_as_by_gluon(text, value):
+    generator = torch.Generator().manual_seed(0)
+    assert draw("conv0_weight", (2, 3), {"__init__": text}, generator).tolist() == [[value] * 3] * 2

@@ -60,6 +60,7 @@ def compile_for_prediction(module):
     from torch._inductor import config
 
     _keep_code()
+    _allow_another()
     module.eval()
     compiled = torch.compile(module.forward, dynamic=False)
 
@@ -68,6 +69,17 @@ def compile_for_prediction(module):
             return compiled(images)
 
     module.forward = forward
+
+
+def _allow_another():
+    """Let one more module be compiled: PyTorch leaves the ninth as it is, of one and the same code.
+
+    The networks of an ensemble, on each device, share the code of their `forward`.
+    """
+    from torch._dynamo import config
+
+    name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+    setattr(config, name, getattr(config, name) + 1)
 
 
 def _keep_code():

@@ -35,8 +35,11 @@ def draw(name, shape, attributes, generator):
 
 
 def _constant(text):
-    """Return the number of `'["constant", {"value": 0.25}]'`; None of what draws at random."""
+    """Return the number of `'["constant", {"value": 0.25}]'`; None of what draws at random.
+
+    Gluon writes the name alone: `zeros`.
+    """
     if not text:
         return None
-    kind, settings = json.loads(text)
+    kind, settings = json.loads(text) if text.startswith("[") else (text, {})
     return settings.get("value") if kind.lower() == "constant" else _BY_NAME.get(kind.lower())
