@@ -139,6 +139,28 @@ def test_a_python_without_the_packages_is_told_to_run_setup(command):
     assert f"not installed in {sys.executable}: run sh setup.sh, then .venv/bin/python" in errors
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 1 GiB.",
+        "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 9 bytes",
+        "Traceback (most recent call last):\\n[bt] x\\nMXNetError: Failed to allocate CPU Memory",
+    ],
+)
+def test_too_little_memory_for_an_engine_is_one_line(said, python):
+    done = python(
+        f"""
+        from common.base.script import run_script
+        def main():
+            raise RuntimeError("{said}")
+        run_script(main)
+        """
+    )
+    reason = said.split("\\n")[-1]
+    line = f"-c: out of memory ({reason}); a smaller batch or image needs less\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
 def test_a_bug_keeps_its_traceback(python):
     done = python("from common.base.script import run_script; run_script(lambda: {}['key'])")
     assert done.returncode == 1

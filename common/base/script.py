@@ -5,12 +5,14 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
 
 from common.base.files import WRITE_FAILURES, UserError, explain_os_error
 
+_NO_MEMORY = re.compile("out of memory|can't allocate memory|Failed to allocate").search
 _signal = None  # the number of the signal that has asked the script to stop
 
 
@@ -111,8 +113,8 @@ def _report(error):
         return 128 + number
     if isinstance(error, UserError):
         return complain(error)
-    if isinstance(error, MemoryError):
-        reason = str(error) or "the machine has no more"
+    reason = _lack_of_memory(error)
+    if reason is not None:
         return complain(f"out of memory ({reason}); a smaller batch or image needs less")
     if isinstance(error, BrokenPipeError):  # `script | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -120,6 +122,17 @@ def _report(error):
     if isinstance(error, OSError) and (error.filename is not None or error.errno in WRITE_FAILURES):
         return complain(explain_os_error(error))
     return None
+
+
+def _lack_of_memory(error):
+    """Return what an error says of too little memory, in a line; None where it is another one.
+
+    Engines raise errors of their own, a RuntimeError or MXNetError whose text is a stack trace.
+    """
+    if isinstance(error, MemoryError):
+        return str(error) or "the machine has no more"
+    lines = filter(_NO_MEMORY, str(error).splitlines())
+    return next((line.strip()[:200] for line in lines), None)
 
 
 def _raise_on_signals():

@@ -35,6 +35,11 @@ def load_quantized(engine, prefix, epoch, devices, make_images):
             logging.warning("made again: %s", error)
     reference = load_raw(prefix, epoch)
     images = make_images()
+    if not len(images):
+        raise UserError(
+            "--dtype int8: none of the photographs that it is to be calibrated on can be read; look"
+            " at them, or take float32"
+        )
     quantized = engine.quantize(reference, images)
     same = agreement(engine, devices, reference, quantized, images)
     checkpoint.save(kept, 0, quantized, version=engine.SYMBOL_VERSION)

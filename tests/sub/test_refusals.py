@@ -8,6 +8,7 @@ import pytest
 
 from common.evaluation.views import trained_crop_size
 from common.networks import checkpoint
+from tests.conftest import require_precision
 from tests.made_up_challenge import save_network
 
 
@@ -68,6 +69,16 @@ def test_averaged_weights_are_predicted_at_the_size_of_their_run(tmp_path):
     (tmp_path / "run-config.json").write_text(json.dumps(config))
     assert trained_crop_size(str(tmp_path / "run-ema")) == 48  # as older versions left it
     assert trained_crop_size(str(tmp_path / "other-ema")) is None
+
+
+def test_int8_without_a_photograph_to_calibrate_on_is_one_line(tmp_path, engine, script):
+    require_precision(engine, "int8")
+    save_network(str(tmp_path / "net"), 1)
+    (tmp_path / "broken.jpg").write_bytes(b"no photograph")
+    flags = ["--data-dir", tmp_path, "--model-prefix", tmp_path / "net", "--engine", engine]
+    flags += ["--images", tmp_path / "broken.jpg", "--output", tmp_path / "out.csv"]
+    said = script("sub.py", "1", "cpu", *flags, "--dtype", "int8", status=2).stderr
+    assert "--dtype int8: none of the photographs that it is to be calibrated on" in said
 
 
 def test_images_that_are_no_squares_need_a_size_that_is_named(shared, script):
