@@ -120,6 +120,10 @@ class Trainer:
         group, average = self._module._exec_group, None
         stats = zip(group.aux_names, group.aux_arrays)
         stats = {name: _mean(copies) for name, copies in stats}  # each device has seen other images
+        for name, copies in zip(group.aux_names, group.aux_arrays):
+            if len(copies) > 1:  # what is saved is what is validated
+                for copy in copies:
+                    copy[:] = stats[name]
         params = {name: array.asnumpy() for name, array in self._weights().items()}
         if self._average is not None:
             average = {name: array.asnumpy() for name, array in self._average.weights.items()}
