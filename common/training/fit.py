@@ -21,6 +21,8 @@ from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
 _DRY_RUN_SECONDS = 3.0
+# Optimizers whose states mean the same.
+_FAMILY = {"adamw": "adam", "nag": "sgd", "lars": "sgd", "lbsgd": "sgd", "ccsgd": "sgd"}
 
 
 def only_run(args, workers):
@@ -76,6 +78,7 @@ class Run:
         self.args, self.engine, self.data, self.devices = args, engine, data, devices
         self.begin_epoch, self.top_ks = begin_epoch, parse_top_k(args.top_k)
         self.workers, self.is_first = workers, workers.rank == 0
+        self._require_same_data()
         # In dist_async every worker's gradients are an update of their own.
         num_batches = len(data.train)
         updates = schedule.update_after(num_batches - 1, num_batches, args.accumulate)
@@ -90,6 +93,18 @@ class Run:
         self.trainer = engine.Trainer(network, devices, options, workers)
         if begin_epoch:
             self._restore()
+
+    def _require_same_data(self):
+        """Raise `UserError` where this worker has other numbers of batches than the first one."""
+        for name in ("train", "val") if self.workers.is_joint else ("train",):
+            loader = getattr(self.data, name)
+            own = 0 if loader is None else len(loader)
+            firsts = self.workers.agree(own)
+            if firsts != own:
+                raise UserError(
+                    f"worker {self.workers.rank} has {own} batches of {name}.rec, the first worker"
+                    f" {firsts:.0f}; copy the same records to every machine"
+                )
 
     def _options(self, head_params, frozen):
         args = self.args
@@ -139,6 +154,7 @@ class Run:
             path = checkpoint.states_path(args.model_prefix, epoch)
             logging.warning("%s: not found; the optimizer starts without its state", path)
         if states:
+            self._require_same_optimizer(states)
             self.trainer.restore_optimizer(states)
         if args.ema:
             prefix = args.model_prefix + checkpoint.AVERAGE
@@ -151,6 +167,17 @@ class Run:
                 self.trainer.restore_average(average.params)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
+
+    def _require_same_optimizer(self, states):
+        """Raise `UserError` where a state was written by an optimizer that keeps something else."""
+        path = checkpoint.states_path(self.args.model_prefix, self.begin_epoch)
+        own = self.args.optimizer.lower()
+        for name in (key.partition(":")[2] for key in states if key.startswith("optimizer:")):
+            if _FAMILY.get(name, name) != _FAMILY.get(own, own):
+                raise UserError(
+                    f"{path}: is the state of --optimizer {name}; go on with that, or remove the"
+                    " file to go on without it"
+                )
 
     def train_epochs(self):
         """Train, save and validate every epoch that is left.
@@ -298,7 +325,7 @@ class Run:
             start = time.monotonic()
             probabilities = self.trainer.step(batch, rate)()
             self.trainer.synchronize()
-            seconds.append(time.monotonic() - start)
+            seconds.append(self.workers.agree(time.monotonic() - start))  # all stop together
         if not np.isfinite(probabilities).all():
             raise UserError(
                 "the network's output for the first batch is NaN or infinite; check its weights"

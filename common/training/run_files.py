@@ -89,7 +89,11 @@ class RunFiles:
             averaged = network.with_arrays(averages, state.stats)
             checkpoint.save(prefix + checkpoint.AVERAGE, epochs_done, averaged, version=version)
         trained = network.with_arrays(state.params, state.stats)
-        checkpoint.save(prefix, epochs_done, trained, state.optimizer, version)
+        states = state.optimizer
+        if states:  # what they mean depends on whose they are
+            mark = f"optimizer:{self._args.optimizer.lower()}"
+            states = {**states, mark: np.zeros(1, np.float32)}
+        checkpoint.save(prefix, epochs_done, trained, states, version)
         self.history.update(epochs_done, columns)
         mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))
 
@@ -127,13 +131,9 @@ class RunFiles:
 
     def _compare_devices(self, num_devices):
         """Report where the epochs so far were trained on another number of devices."""
-        path = f"{self._args.model_prefix}-config.json"
-        try:
-            with open(path, encoding="utf-8") as stream:
-                before = json.load(stream)["devices"]
-        except (OSError, ValueError, KeyError, TypeError):  # of an earlier version, or removed
-            return
-        if before != num_devices:
+        path = config_path(self._args.model_prefix)
+        before = read_config(path).get("devices")
+        if before not in (None, num_devices):
             logging.warning(
                 "%s: trained on %s device(s) so far, on %d from here on: BatchNorm normalises other"
                 " parts of a batch, and dropout draws other numbers; the images and their order"
@@ -158,8 +158,23 @@ class RunFiles:
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         for prefix in self._prefixes():
-            with atomic_open(f"{prefix}-config.json") as stream:
+            with atomic_open(config_path(prefix)) as stream:
                 json.dump(config, stream, indent=1, default=str)
+
+
+def config_path(prefix):
+    """Return the name of the file that says what was run."""
+    return f"{prefix}-config.json"
+
+
+def read_config(path):
+    """Return what was run, a dict; empty where there is no such file, or it is damaged."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            config = json.load(stream)
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def _git_revision():

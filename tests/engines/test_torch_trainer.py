@@ -142,6 +142,30 @@ def _has_no_memory(_gradient):
     raise RuntimeError("CUDA out of memory")
 
 
+@pytest.mark.parametrize("make_one", [make, make_mxnets])
+def test_without_a_state_adam_begins_anew(make_one):
+    """Its first moments are corrected for the zeros that they begin with."""
+    settings, ends = settings_of("adam"), []
+    for updates_done in (0, 1000):
+        trainer = make_one(plain_network(), **settings, updates_done=updates_done)
+        train(trainer, range(3))
+        ends.append(trainer.state().params)
+    assert_equal(ends[1], ends[0])
+
+
+@pytest.mark.parametrize("devices", [1, 3])
+def test_mxnet_validates_what_it_saves(devices):
+    """Each device has moved BatchNorm's statistics by other images; the mean of them is saved."""
+    network = smooth_network()
+    trainer = make_mxnets(network, devices, batch_size=9)
+    images = [batch(number, size=9) for number in range(4)]
+    for each in images[:3]:
+        trainer.step(each, RATE)()
+    state = trainer.state()
+    saved = make_mxnets(network.with_arrays(state.params, state.stats), batch_size=9)
+    np.testing.assert_allclose(trainer.evaluate(images[3]), saved.evaluate(images[3]), rtol=1e-5)
+
+
 def test_the_servers_of_mxnet_start_without_a_state(caplog, monkeypatch):
     trainer = make_mxnets(plain_network())
     train(trainer, range(2))

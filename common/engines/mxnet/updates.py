@@ -29,7 +29,7 @@ class Updates:
         """
         _check_copies(options.optimizer, devices, workers)
         self._module, self._num_devices, self._frozen = module, len(devices), frozen
-        self._on_servers = workers.is_async
+        self._on_servers, self._updates_done = workers.is_async, options.updates_done
         self._nesterov = options.optimizer == "nag"
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
         # Of a velocity that follows the rate; 0 where there is none, or it stays as it is.
@@ -118,6 +118,7 @@ class Updates:
                 own[:] = weights
             states[key] = state
             self._module._updater.states_synced[key] = True
+        optimizer.begin_num_update = optimizer.num_update = self._updates_done
         for key, array in saved.items():
             kind, _, name = key.partition(":")
             if kind == "number":
@@ -170,7 +171,8 @@ def _settings(options, workers):
     settings = {
         **options.optimizer_settings,
         "learning_rate": options.schedule.base_rate,
-        "begin_num_update": options.updates_done,
+        # Without a state, which `restore` brings, it begins anew; servers follow the schedule.
+        "begin_num_update": options.updates_done if workers.is_async else 0,
         "multi_precision": options.dtype == "float16",
         "rescale_grad": 1.0 / (options.batch_size * together * options.loss_scale),
     }

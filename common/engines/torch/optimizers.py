@@ -60,7 +60,7 @@ class Optimizer:
         settings = dict(settings)
         self._decay, self._clip = settings.pop("wd", 0.0), settings.pop("clip_gradient", None)
         self._rule = _RULES[name](**settings)
-        self._count = updates_done
+        self._count, self._updates_done = 0, updates_done  # without a state it is a new beginning
         self._names, self._weights = list(weights), list(weights.values())
         self._slots = self._start()
         self._kept, self._keeps_weights = [*self._slots], keeps_weights
@@ -137,6 +137,7 @@ class Optimizer:
                 slot.copy_(torch.tensor(array))
             if self._keeps_weights and weights is not None:
                 self._weights[position].copy_(torch.tensor(weights))
+        self._count = self._updates_done
         if "number:m_schedule" in saved and isinstance(self._rule, rules.Nadam):
             self._rule.m_schedule = float(saved["number:m_schedule"][0])
 
