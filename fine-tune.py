@@ -34,6 +34,7 @@ from common.training import batches, checks, fit, flags, log_lines, preview, rec
 def main():
     args = parse_args()
     of_timm = timm_pretrained.is_meant(args.pretrained_model, args.architecture)
+    of_timm |= bool(args.resume or args.load_epoch) and checkpoint.is_run_of_timm(args.model_prefix)
     ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
     chosen = choose(args.engine, args.gpus, args.dtype, "train", **ways)
     engine, devices, _ = chosen
@@ -102,8 +103,11 @@ def load_checkpoint(args, engine, data, epoch):
     network = checkpoint.load(args.model_prefix, epoch)
     if checkpoint.is_timm(args.model_prefix, epoch):
         require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
+        checks.report_unused_flags(args, checks.OF_THE_START)
+        network = with_drop_rates(network, args)
         return network.for_images(data.train.image_shape)
     checks.check_graph_flags(args)
+    checks.report_unused_flags(args, (*checks.OF_THE_START, "dropout"))
     network.head, _ = edits.find_head(network.graph)
     return network.with_graph(edits.take_raw_images(network.graph))
 
@@ -140,9 +144,15 @@ def swap_timm_head(args, engine, data):
     if args.from_scratch:
         logging.info("--from-scratch: the weights of %s are not used", args.pretrained_model)
         network = network.without_weights()
-    shares = {"drop_rate": args.dropout, "drop_path_rate": args.drop_path}
-    network = network.with_arguments(**{name: share for name, share in shares.items() if share})
+    network = with_drop_rates(network, args)
     return network.with_new_head(data.num_classes).for_images(data.train.image_shape)
+
+
+def with_drop_rates(network, args):
+    """Return the network of timm with this run's rates, not those that it was trained with."""
+    rates = {"drop_rate": args.dropout, "drop_path_rate": args.drop_path}
+    known = {name: rate for name, rate in rates.items() if rate or name in network.arguments}
+    return network.with_arguments(**known)
 
 
 def parse_args():

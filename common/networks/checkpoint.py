@@ -55,6 +55,11 @@ def is_timm(prefix, epoch):
     )
 
 
+def is_run_of_timm(prefix):
+    """Return whether the checkpoints of a prefix are of a network of timm."""
+    return os.path.lexists(timm_files.config_path(prefix))
+
+
 def find_epochs(prefix, *endings):
     """Return the epochs that have weights (or files with other endings), in increasing order."""
     epochs = set()

@@ -13,8 +13,9 @@ from common.networks.graph import (
     replace_variable,
     subgraph,
 )
-from common.networks.signatures import is_true
+from common.networks.signatures import is_true, state_positions
 
+_DROPOUT = "_dropout"  # ends the name of what `swap_head` puts before a head
 WITHOUT_HEAD = ["pool1", "flatten0"]  # the last layers of an import without a classifier
 _INPUTS = ("data", "softmax_label")
 
@@ -80,7 +81,7 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
     elif find_head(graph)[0] is None:
         kept = graph
     else:
-        kept = ending_at(graph, _last_classifier(graph)["inputs"][0])
+        kept = ending_at(graph, _before_dropout(graph, _last_classifier(graph)["inputs"][0]))
     used = set(arguments(kept))
     head = "fc1"
     while f"{head}_weight" in used:  # an inner layer has the name of the zoo's head
@@ -88,9 +89,16 @@ def swap_head(graph, params, num_classes, layer_before_fullc=None, dropout=0.0):
     builder = Builder()
     features = builder.copy_of(kept)
     if dropout > 0:
-        features = builder.add("Dropout", f"{head}_dropout", features, p=dropout)
+        features = builder.add("Dropout", head + _DROPOUT, features, p=dropout)
     swapped = builder.graph(classify(builder, features, num_classes, head))
     return swapped, {name: array for name, array in params.items() if name in used}, head
+
+
+def _before_dropout(graph, source):
+    """Return what the dropout of an earlier run of this project drops of, else `source`."""
+    node = graph["nodes"][source[0]]
+    is_ours = node["op"] == "Dropout" and node["name"].endswith(_DROPOUT)
+    return node["inputs"][0] if is_ours else source
 
 
 def without_label(graph):
@@ -207,7 +215,7 @@ def _batch_norms(graph):
     """
     nodes = graph["nodes"]
     for node in nodes:
-        if node["op"] == "BatchNorm":
+        if state_positions(node["op"]) == (3, 4) and "quantized" not in node["op"]:
             yield node, [nodes[source[0]]["name"] for source in node["inputs"]]
 
 

@@ -1,9 +1,15 @@
 """Checks that the parts of a run fit together: weights, network, data and devices."""
 
+import logging
+
 from common.base.files import UserError
 from common.data.flags import parse_colors
 from common.networks import timm_pretrained
 from common.networks.timm_network import TimmNetwork
+from common.training.run_files import config_path, read_config
+
+# Flags of fine-tune.py that shape a network before its first epoch.
+OF_THE_START = ("from_scratch", "layer_before_fullc", "pretrained_epoch", "rgb_mean", "rgb_std")
 
 
 def check_params(network, engine, image_shape, untrained, source):
@@ -60,6 +66,23 @@ def check_timm_flags(args):
         parse_colors("--rgb-std", args.rgb_std)
     ) != {1}:
         raise UserError(f"--rgb-mean, --rgb-std: {name} normalises images itself; leave them out")
+
+
+def report_unused_flags(args, names):
+    """Warn of flags that a run which goes on cannot change: its checkpoint has the network.
+
+    Args:
+        names: of the flags, compared with those that the run had before.
+    """
+    path = config_path(args.model_prefix)
+    before = read_config(path).get("flags")
+    for name in names if isinstance(before, dict) else ():
+        now = getattr(args, name)
+        if name in before and now != before[name]:
+            logging.warning(
+                "--%s %s: does nothing to a run that goes on, which began with %s (%s)",
+                *(name.replace("_", "-"), now, before[name], path),
+            )
 
 
 def check_patience(args, data, workers):

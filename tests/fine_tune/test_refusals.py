@@ -3,10 +3,12 @@
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 
-from common.base.files import ROOT
+from common.base.files import ROOT, UserError
+from common.training import fit
 from tests.conftest import only
 from tests.fine_tune.conftest import THIS_VENV
 
@@ -82,3 +84,12 @@ def test_float16_is_refused_on_a_cpu(script, flags):
 def test_a_variant_goes_to_the_pretrained_file(script, flags, tmp_path):
     said = script("fine-tune.py", *flags, "--variant", "efficientnet_lite0", status=2).stderr
     assert "--variant efficientnet_lite0: is for PyTorch files" in said
+
+
+@pytest.mark.parametrize(("train", "val"), [(2, 3), (3, 1)])
+def test_other_records_than_the_first_machines_are_named(train, val):
+    run = fit.Run.__new__(fit.Run)  # the checks before anything is loaded
+    run.workers = SimpleNamespace(rank=1, is_joint=True, agree=lambda own: 3)
+    run.data = SimpleNamespace(train=range(train), val=range(val))
+    with pytest.raises(UserError, match="worker 1 has [12] batches of .*, the first worker 3; copy"):
+        run._require_same_data()

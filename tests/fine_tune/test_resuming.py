@@ -148,6 +148,26 @@ def test_a_damaged_moving_average_is_passed_over(script, flags, tmp_path):
     assert said.count("run-ema-0003.params") == 1
 
 
+def test_the_state_of_another_optimizer_is_refused(script, flags, tmp_path):
+    def train(epochs, *others, status=0):
+        return script("fine-tune.py", *flags, "--num-epochs", epochs, *others, status=status).stderr
+
+    train(1, "--optimizer", "adam")
+    said = train(2, "--optimizer", "sgd", "--load-epoch", 1, status=2)
+    assert "run-0001.states: is the state of --optimizer adam; go on with that, or remove" in said
+    (tmp_path / "run-0001.states").unlink()
+    assert "starts without its state" in train(2, "--optimizer", "sgd", "--load-epoch", 1)
+    train(3, "--optimizer", "nag", "--load-epoch", 2)  # whose state means the same
+
+
+def test_a_flag_that_a_checkpoint_has_decided_is_named(script, flags):
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    said = script("fine-tune.py", *flags, "--num-epochs", 2, "--resume").stderr
+    assert "does nothing" not in said
+    said = script("fine-tune.py", *flags, "--num-epochs", 3, "--resume", "--dropout", 0.5).stderr
+    assert "--dropout 0.5: does nothing to a run that goes on, which began with 0.0" in said
+
+
 def test_a_wrong_folder_of_tensorboard_leaves_the_log_of_an_earlier_run(script, flags, tmp_path):
     script("fine-tune.py", *flags, "--num-epochs", 1)
     log = (tmp_path / "run-log.csv").read_bytes()

@@ -181,3 +181,22 @@ def test_a_frozen_batch_norm_of_gluon_does_not_drift_either(mx):
     frozen, _ = edits.freeze(symbol_file.parse(text, "resnet18"), ".*batchnorm0_")
     kept = [node for node in frozen["nodes"] if node["name"].endswith("batchnorm0_fwd")]
     assert kept and all(node["attrs"]["use_global_stats"] == "True" for node in kept)
+
+
+def test_a_second_run_does_not_drop_what_the_first_one_dropped():
+    graph, _, _ = edits.swap_head(build_resnet(10, 3, width=8), {}, 4, dropout=0.7)
+    for dropout, count in ((0.5, 1), (0.0, 0)):
+        again, _, _ = edits.swap_head(graph, {}, 5, dropout=dropout)
+        dropouts = [node for node in again["nodes"] if node["op"] == "Dropout"]
+        assert len(dropouts) == count
+        assert not count or float(dropouts[0]["attrs"]["p"]) == dropout
+
+
+def test_every_kind_of_batch_norm_is_frozen():
+    builder = Builder()
+    x = builder.add("_contrib_SyncBatchNorm", "bn0", builder.variable("data"), key="bn0")
+    graph = builder.graph(edits.classify(builder, builder.add("Flatten", "flat", x), 3, "fc1"))
+    assert edits.fixed_gammas(graph) == {"bn0_gamma"}
+    frozen, _ = edits.freeze(graph, "bn0")
+    (norm,) = (node for node in frozen["nodes"] if node["name"] == "bn0")
+    assert norm["attrs"]["use_global_stats"] == "True"
