@@ -32,7 +32,7 @@ import numpy as np
 
 from common import engines
 from common.base.files import DATA_DIR, MODEL_DIR, UserError, exclusive_lock, require_target
-from common.base.help import Parser
+from common.base.help import Parser, refuse_together
 from common.base.progress import Progress
 from common.data import class_table
 from common.data.annotations import annotation_path, read_annotations
@@ -112,7 +112,12 @@ def parse_args():
     add("--output", metavar="FILE", help="the CSV (default: submission_epoch_EPOCH.csv, val_…)")
     add("--save-probs", metavar="FILE.npz", help="also keep the probabilities of all classes")
     add("--merge", nargs="+", metavar="FILE.npz", help="average what --save-probs wrote")
-    add("--weights", metavar="W,W,…", help="of the networks or merged files (default: equal)")
+    add(
+        "--weights",
+        metavar="W,W,…",
+        help="of the networks, or of the merged files; with several epochs, those of each network"
+        " follow one another (default: equal)",
+    )
     add("--resume", action="store_true", help="go on where the interrupted run stopped")
     add("--export-onnx", metavar="FILE", help="write the network as ONNX, and nothing else")
     add("--quiet", action="store_true", help="print warnings and errors alone, and no bar")
@@ -147,6 +152,7 @@ def complete_args(args):
     for path in filter(None, (args.output, args.save_probs)):
         require_target(path)
     if args.merge:
+        refuse_together("--merge", {"--export-onnx": args.export_onnx, "--resume": args.resume})
         if args.save_probs:
             raise UserError("--save-probs: --merge keeps none; give all the files to one --merge")
         return
@@ -155,6 +161,8 @@ def complete_args(args):
     args.model_prefix = prefixes
     complete_view_args(args, prefixes)
     if args.export_onnx:
+        others = {"--save-probs": args.save_probs, "--resume": args.resume}
+        refuse_together("--export-onnx", {**others, "--set val": args.set == "val"})
         return
     of_timm = any(checkpoint.is_timm(*network) for network in args.networks)
     ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}
@@ -205,6 +213,7 @@ def predict(args):
 def open_images(args, classes=None):
     """Return the `ImageSet` that is predicted: of the challenge, or of the records of a flag."""
     if args.data_val:
+        class_table.require_numbering(classes, args.data_val)
         return open_records(args.data_val)
     known = classes.categories if classes and classes.have_ids else None
     return open_image_set(args.data_dir, args.set, args.year, known)

@@ -15,6 +15,7 @@ from common.data.class_table import (
     classes_of_records,
     classes_of_run,
     read_table,
+    require_numbering,
     require_same,
     write_table,
     write_tables,
@@ -225,3 +226,22 @@ def test_a_probability_file_is_named_by_classes_of_its_ids(caplog):
     with pytest.raises(UserError, match=r"^a\.npz: its categories are not those of net"):
         categories_of_ids(Classes("net", BIRDS), [30, 41], "a.npz")
     assert categories_of_ids(Classes(""), [30], "a.npz") == [Category(30, "30", "")]
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (["tit", "willow"], None),
+        (["willow", "tit"], "willow has the label 0, which tit has in run-classes.csv"),
+        (["tit", "willow", "oak"], "oak has the label 2, and run-classes.csv has 2 classes"),
+    ],
+)
+def test_records_are_scored_by_a_network_of_the_same_numbering(tmp_path, names, fault):
+    write_class_names(str(tmp_path / "val.classes.txt"), names)
+    known = Classes("run-classes.csv", [Category(None, name, "") for name in ("tit", "willow")])
+    rec = str(tmp_path / "val.rec")
+    if fault is None:
+        require_numbering(known, rec)
+    else:
+        with pytest.raises(UserError, match=rf"val\.classes\.txt: {fault}; number the folders"):
+            require_numbering(known, rec)

@@ -62,3 +62,10 @@ def check_ranges(args, ranges):
             continue
         limits = f"{least} or more" if most is None else f"{least} to {most}"
         raise UserError(f"--{name.replace('_', '-')} {value}: must be {limits}")
+
+
+def refuse_together(flag, others):
+    """Raise `UserError` where one of the others is given beside a flag, `{other flag: given}`."""
+    for other, given in others.items():
+        if given:
+            raise UserError(f"{flag}: cannot be combined with {other}; leave one of them out")

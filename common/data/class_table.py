@@ -107,6 +107,24 @@ def require_same(classes, other, fix):
     raise UserError(f"{other.source}: {fault}; {fix}")
 
 
+def require_numbering(classes, rec_path):
+    """Raise `UserError` where records number their classes otherwise than a network's `Classes`."""
+    numbering = numbering_of(rec_path)
+    known = classes.categories if classes else []
+    for label, name in numbering.names.items() if numbering and known else ():
+        if label >= len(known):
+            fault = f"{name} has the label {label}, and {classes.source} has {len(known)} classes"
+        elif not _is_same(Category(None, name, ""), known[label]):
+            fault = f"{name} has the label {label}, which {_described(known[label])} has in"
+            fault += f" {classes.source}"
+        else:
+            continue
+        raise UserError(
+            f"{numbering.path}: {fault}; number the folders alike (im2rec.py --classes), and pack"
+            " them again"
+        )
+
+
 def _is_same(a, b):
     if a.id is not None and b.id is not None:
         return str(a.id) == str(b.id)

@@ -9,6 +9,7 @@ from typing import List
 import numpy as np
 
 from common.base.files import UserError, atomic_open, read_at_once, replacing, require_file
+from common.base.help import refuse_together
 from common.base.progress import Progress
 from common.data.image_folder import image_paths
 from common.data.loader import FileSource
@@ -50,9 +51,7 @@ def check_flags(args):
         "--export-onnx": args.export_onnx,
         "--resume": args.resume,
     }
-    for flag, given in others.items():
-        if given:
-            raise UserError(f"--images: cannot be combined with {flag}; leave one of them out")
+    refuse_together("--images", others)
 
 
 def find_photographs(paths):

@@ -30,6 +30,11 @@ def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub)
         (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 to 10000"),
         (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
         (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
+        (["--merge", "a.npz", "--export-onnx", "n.onnx"], "--merge: cannot be combined with --exp"),
+        (
+            ["1", "cpu", "--export-onnx", "n.onnx", "--save-probs", "b.npz"],
+            "--export-onnx: cannot be combined with --save-probs",
+        ),
         (["1", "cpu", "--save-probs", "nowhere/a.npz"], "nowhere/a.npz: its folder does not exist"),
     ],
 )
