@@ -33,6 +33,7 @@ def test_a_loss_that_is_no_number_shows():
     tally = Tally([1])
     tally.add(np.full((1, 3), np.nan, np.float32), np.zeros(1))
     assert np.isnan(tally.loss)
+    assert tally.accuracy(1) == 0
 
 
 def test_a_resumed_log_drops_the_epochs_that_are_trained_again(tmp_path):

@@ -43,6 +43,15 @@ def test_every_batch_moves_the_average_a_little(moving):
     np.testing.assert_allclose(read(average), by_hand, rtol=1e-6)
 
 
+@only("torch")
+def test_the_average_of_weights_that_stay_stays(moving):
+    frozen = moving.array([1.0, 3.0])
+    average = moving.Average(0.9999, {"w": frozen})
+    for _ in range(1000):
+        average.update({"w": frozen})
+    assert read(average).tolist() == [1.0, 3.0]
+
+
 @only("mxnet")  # PyTorch's weights are always float32
 def test_half_precision_weights_have_an_average_in_float32(moving):
     average = moving.Average(0.999, {"w": moving.array([1, 1], "float16")})

@@ -154,7 +154,8 @@ class Layer:
 
     def flag(self, key, default=False):
         """Return an attribute that is true or false."""
-        return bool(self.get(key, default))
+        value = self.get(key)
+        return bool(default if value is None else value)
 
     def sizes(self, key, default):
         """Return an attribute with one number for each side of the kernel."""

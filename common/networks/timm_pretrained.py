@@ -116,8 +116,8 @@ def _load_file(path, config):
     network = TimmNetwork.from_config(config, torch_files.read_state_dict(path))
     head = network.params.get(network.head_params()[0])
     offset = network.pretrained_cfg.get("label_offset") or 0
-    if head is not None:
-        network.num_classes = network.pretrained_cfg["num_classes"] = len(head) - offset
+    count = 0 if head is None else len(head) - offset
+    network.num_classes = network.pretrained_cfg["num_classes"] = count
     return network
 
 

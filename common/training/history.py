@@ -25,7 +25,7 @@ def count(probabilities, labels, top_ks):
     loss = float(-np.log(np.maximum(of_truth, 1e-30)).sum())  # NaN stays NaN
     # The rank of the true class: how many others have its probability or more. A network that
     # gives all classes the same probability gets no credit for it.
-    rank = (probabilities >= of_truth[:, None]).sum(axis=1) - 1
+    rank = (~(probabilities < of_truth[:, None])).sum(axis=1) - 1  # NaN is never a hit
     return np.array([len(labels), loss, *((rank < k).sum() for k in top_ks)], np.float64)
 
 

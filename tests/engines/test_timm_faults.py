@@ -5,9 +5,9 @@ import os
 import numpy as np
 import pytest
 
-from common.engines.torch import convolutions
+from common.engines.torch import convolutions, timm_networks
 from common.engines.torch.runtime import torch
-from common.networks import checkpoint
+from common.networks import checkpoint, timm_pretrained
 from tests.engines.timm_modules import (
     CLASSES,
     CPU,
@@ -84,3 +84,27 @@ def test_a_checkpoint_of_shared_arrays_and_of_integers_is_whole(tmp_path, name, 
     checkpoint.save(str(tmp_path / "run"), 1, begun.with_arrays(state.params, state.stats))
     loaded = checkpoint.load(str(tmp_path / "run"), 1)
     np.testing.assert_allclose(predict(loaded, raw, devices=CPU), expected, atol=1e-5)
+
+
+def test_a_cache_of_attention_biases_keeps_nothing():
+    """A validation that is recorded on a GPU would read the old ones."""
+    name = "levit_128s"
+    begun = network_of(timm.create_model(name, num_classes=CLASSES), name).for_images((3, 224, 224))
+    trainer = trainer_of(begun, image_shape=(3, 224, 224))
+    batch = Batch(images(4, 224), np.array([0, 1, 2, 5], np.float32), np.arange(4), 0, [])
+    trainer.evaluate(batch)
+    caches = [
+        layer.attention_bias_cache
+        for layer in trainer._replica._module.modules()
+        if hasattr(layer, "attention_bias_cache")
+    ]
+    assert caches and not any(caches)
+
+
+def test_a_file_without_a_head_is_given_one(tmp_path):
+    model = timm.create_model("test_vit", num_classes=0)
+    torch.save(model.state_dict(), tmp_path / "dino.pth")
+    path = str(tmp_path / "dino.pth")
+    found = timm_pretrained.load_pretrained(path, timm_networks.timm_config, "test_vit")
+    probabilities = predict(found.with_new_head(CLASSES).for_images((3, 64, 64)), images())
+    assert probabilities.shape == (3, CLASSES)

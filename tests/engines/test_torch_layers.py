@@ -206,3 +206,8 @@ def test_a_parameter_with_a_shape_of_its_own_needs_no_layer_that_implies_it():
     graph = net.graph(net.add("broadcast_mul", "mul", net.variable("data"), net.variable("scale")))
     with pytest.raises(UserError, match="--image-shape 6,2,2: the images do not determine all"):
         shapes.infer_shapes(graph, (6, 2, 2))
+
+
+def test_an_attribute_of_none_is_mxnets_default():
+    attrs = {"kernel": (3, 3), "pad": (1, 1), "pool_type": "avg", "count_include_pad": None}
+    compare(graph_of("Pooling", **attrs), (2, 3, 7, 7))

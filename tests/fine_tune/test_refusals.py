@@ -91,5 +91,5 @@ def test_other_records_than_the_first_machines_are_named(train, val):
     run = fit.Run.__new__(fit.Run)  # the checks before anything is loaded
     run.workers = SimpleNamespace(rank=1, is_joint=True, agree=lambda own: 3)
     run.data = SimpleNamespace(train=range(train), val=range(val))
-    with pytest.raises(UserError, match="worker 1 has [12] batches of .*, the first worker 3; copy"):
+    with pytest.raises(UserError, match=r"worker 1 has [12] batches of .*, the first worker 3; c"):
         run._require_same_data()

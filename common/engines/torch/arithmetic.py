@@ -135,8 +135,8 @@ def _batch_dot(attrs):
 
 def _cast(attrs):
     dtype = getattr(torch, attrs.text("dtype"))
-    if dtype.is_floating_point:
-        return lambda x: x.to(dtype)
+    if dtype.is_floating_point:  # of real numbers autocast chooses the type, by --dtype
+        return lambda x: x if x.is_floating_point() else x.float()
     return lambda x: x.to(torch.int64).to(dtype)  # which wraps; from a float it may not
 
 

@@ -20,7 +20,8 @@ class Attributes:
 
     def flag(self, key, default=False):
         """Return whether an attribute is true."""
-        return is_true(self._texts.get(key, default))
+        value = self.text(key)
+        return default if value is None else is_true(value)
 
     def number(self, key, default=None):
         """Return an attribute as a float."""

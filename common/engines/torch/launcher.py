@@ -48,7 +48,7 @@ def launch(devices):
         where = [] if is_of_several else ["--standalone"]
         flags = [*where, f"--nproc-per-node={len(devices)}", f"--log-dir={folder}"]
         try:
-            torchrun.run(torchrun.parse_args([*flags, *sys.argv]))
+            torchrun.run(torchrun.parse_args([*flags, "--", *sys.argv]))
         except ChildFailedError as error:
             return _explain(error.failures, devices)
         except SignalException as request:

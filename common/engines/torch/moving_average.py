@@ -2,6 +2,7 @@
 
 from common.base.files import UserError
 from common.engines.torch.runtime import torch
+from common.engines.torch.tensor_lists import blend
 
 
 class MovingAverage:
@@ -19,8 +20,7 @@ class MovingAverage:
     def update(self, weights):
         """Take the weights of one more batch into the average."""
         averages = list(self.weights.values())
-        torch._foreach_mul_(averages, self.decay)
-        torch._foreach_add_(averages, [weights[n] for n in self.weights], alpha=1 - self.decay)
+        blend(averages, [weights[n] for n in self.weights], self.decay)
 
     @torch.no_grad()
     def restore(self, saved):

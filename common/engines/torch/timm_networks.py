@@ -180,6 +180,16 @@ def _left_out(network, state):
     return found
 
 
+class _Forgetful(dict):
+    """A cache of timm's that keeps nothing: a recorded validation would read old weights of it."""
+
+    def __contains__(self, key):
+        return False
+
+    def __len__(self):
+        return 0
+
+
 def build_to_train(network, device, options):
     """Return the `TimmModule`, and each parameter's `__lr_mult__` and `__wd_mult__`.
 
@@ -197,6 +207,9 @@ def build_to_train(network, device, options):
         )
     if options.sync_batch_norm:
         raise UserError("--sync-batch-norm: is not for networks of timm; leave it out")
+    for layer in module.modules():
+        if hasattr(layer, "attention_bias_cache"):
+            layer.attention_bias_cache = _Forgetful()
     factors = _factors(module.model, options.layer_decay)
     if has_onednn(device):
         convolutions.pick_pixels_first(module.model)
