@@ -1,5 +1,6 @@
 """The workers that train together: which of them this is, and what shares their gradients."""
 
+import itertools
 import os
 
 from common.base.files import UserError
@@ -45,15 +46,16 @@ class Workers:
                     f"--kv-store {kind}: is started by cluster.sh (sh cluster.sh --help)"
                 )
             self.kv_store = mx.kvstore.create(kind)
+        self._agreements = itertools.count()
         self.rank = getattr(self.kv_store, "rank", 0)
         self.size = getattr(self.kv_store, "num_workers", 1)
         self.machine, self.num_machines = self.rank, self.size
 
     def agree(self, value):
-        """Return the first worker's value of a number; call it once in every worker."""
+        """Return the first worker's value of a number; call it as often in every worker."""
         if self.size == 1:
             return value
-        key, firsts = "agreed", mx.nd.zeros((1,))
+        key, firsts = f"agreed{next(self._agreements)}", mx.nd.zeros((1,))  # a key begins once
         self.kv_store.init(key, mx.nd.array([value]))  # the first worker's is the one that counts
         self.kv_store.pull(key, out=firsts)
         return firsts.asscalar()
