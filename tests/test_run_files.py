@@ -14,7 +14,7 @@ def test_symbols_are_written_for_the_mxnet_of_the_engine(tmp_path, engine):
     network = Network(build_resnet(10, 3, width=8), {}, {}, "fc1")
     prefix = str(tmp_path / "run")
     args = argparse.Namespace(
-        model_prefix=prefix, num_epochs=1, top_k="5", ema=0.9, tensorboard=None
+        model_prefix=prefix, num_epochs=1, top_k="5", ema=0.9, tensorboard=None, optimizer="sgd"
     )
     files = RunFiles(args, engine, network, 0)
     files.begin()

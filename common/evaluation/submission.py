@@ -300,7 +300,7 @@ def _naming_faults(path):
         yield
     except (UserError, MemoryError):
         raise
-    except Exception as error:  # NotImplementedError, zlib.error, ...
+    except Exception as error:  # zipfile has many words for it, and zlib its own
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # the disk; a damaged zip seeks to nowhere, which is EINVAL
         raise UserError(

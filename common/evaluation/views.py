@@ -10,7 +10,7 @@ from common.data.flags import MAX_SIDE, check_batch_fits, parse_image_shape
 from common.data.image import decode, eval_crops, eval_image, eval_side, mirror
 from common.data.loader import Loader
 from common.data.partial_jpeg import open_image
-from common.networks.checkpoint import AVERAGE
+from common.networks import checkpoint
 
 VIEWS = (1, 2, 5, 10, 12)  # the centre; mirrored too; `common.data.image.eval_crops`
 
@@ -112,9 +112,9 @@ def trained_crop_size(model_prefix):
         UserError: the file is damaged, or the images were no squares.
     """
     prefixes = [model_prefix]
-    if model_prefix.endswith(AVERAGE):  # older versions wrote one file for both
-        prefixes.append(model_prefix[: -len(AVERAGE)])
-    paths = [f"{prefix}-config.json" for prefix in prefixes]
+    if model_prefix.endswith(checkpoint.AVERAGE):  # older versions wrote one file for both
+        prefixes.append(model_prefix[: -len(checkpoint.AVERAGE)])
+    paths = map(checkpoint.config_path, prefixes)
     path = next(filter(os.path.lexists, paths), None)
     if path is None:
         return None

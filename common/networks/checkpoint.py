@@ -40,6 +40,11 @@ def symbol_path(prefix):
     return f"{prefix}-symbol.json"
 
 
+def config_path(prefix):
+    """Return the name of what fine-tune.py writes of a run: its flags and versions."""
+    return f"{prefix}-config.json"
+
+
 def weights_path(prefix, epoch):
     """Return the name of the weights after `epoch` epochs, of whatever kind the network is."""
     path = timm_files.weights_path if is_timm(prefix, epoch) else params_path

@@ -4,9 +4,9 @@ import logging
 
 from common.base.files import UserError
 from common.data.flags import parse_colors
-from common.networks import timm_pretrained
+from common.networks import checkpoint, timm_pretrained
 from common.networks.timm_network import TimmNetwork
-from common.training.run_files import config_path, read_config
+from common.training.run_files import read_config
 
 # Flags of fine-tune.py that shape a network before its first epoch.
 OF_THE_START = ("from_scratch", "layer_before_fullc", "pretrained_epoch", "rgb_mean", "rgb_std")
@@ -74,7 +74,7 @@ def report_unused_flags(args, names):
     Args:
         names: of the flags, compared with those that the run had before.
     """
-    path = config_path(args.model_prefix)
+    path = checkpoint.config_path(args.model_prefix)
     before = read_config(path).get("flags")
     for name in names if isinstance(before, dict) else ():
         now = getattr(args, name)

@@ -14,15 +14,13 @@ from common.base.processor import usable_cores
 from common.data.sampling import class_shares
 from common.engines import TrainerOptions
 from common.networks import checkpoint
-from common.training import schedule
+from common.training import schedule, state_owner
 from common.training.flags import parse_top_k
 from common.training.history import EpochMeter, Tally, count, last_epoch, log_path
 from common.training.log_lines import EpochLines, bar_title, mxnet_lines
 from common.training.run_files import RunFiles
 
 _DRY_RUN_SECONDS = 3.0
-# Optimizers whose states mean the same.
-_FAMILY = {"adamw": "adam", "nag": "sgd", "lars": "sgd", "lbsgd": "sgd", "ccsgd": "sgd"}
 
 
 def only_run(args, workers):
@@ -154,7 +152,8 @@ class Run:
             path = checkpoint.states_path(args.model_prefix, epoch)
             logging.warning("%s: not found; the optimizer starts without its state", path)
         if states:
-            self._require_same_optimizer(states)
+            path = checkpoint.states_path(args.model_prefix, epoch)
+            state_owner.require_same(states, args.optimizer.lower(), path)
             self.trainer.restore_optimizer(states)
         if args.ema:
             prefix = args.model_prefix + checkpoint.AVERAGE
@@ -167,17 +166,6 @@ class Run:
                 self.trainer.restore_average(average.params)
             except UserError as error:
                 raise UserError(f"{path}: {error}") from None
-
-    def _require_same_optimizer(self, states):
-        """Raise `UserError` where a state was written by an optimizer that keeps something else."""
-        path = checkpoint.states_path(self.args.model_prefix, self.begin_epoch)
-        own = self.args.optimizer.lower()
-        for name in (key.partition(":")[2] for key in states if key.startswith("optimizer:")):
-            if _FAMILY.get(name, name) != _FAMILY.get(own, own):
-                raise UserError(
-                    f"{path}: is the state of --optimizer {name}; go on with that, or remove the"
-                    " file to go on without it"
-                )
 
     def train_epochs(self):
         """Train, save and validate every epoch that is left.

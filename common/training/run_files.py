@@ -14,7 +14,7 @@ import numpy as np
 from common.base.files import ROOT, UserError, atomic_open
 from common.data import class_table
 from common.networks import checkpoint
-from common.training import curves, event_files
+from common.training import curves, event_files, state_owner
 from common.training.flags import parse_top_k
 from common.training.history import History, log_path
 from common.training.log_lines import mxnet_lines
@@ -89,10 +89,7 @@ class RunFiles:
             averaged = network.with_arrays(averages, state.stats)
             checkpoint.save(prefix + checkpoint.AVERAGE, epochs_done, averaged, version=version)
         trained = network.with_arrays(state.params, state.stats)
-        states = state.optimizer
-        if states:  # what they mean depends on whose they are
-            mark = f"optimizer:{self._args.optimizer.lower()}"
-            states = {**states, mark: np.zeros(1, np.float32)}
+        states = state_owner.with_name(state.optimizer, self._args.optimizer.lower())
         checkpoint.save(prefix, epochs_done, trained, states, version)
         self.history.update(epochs_done, columns)
         mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))
@@ -131,7 +128,7 @@ class RunFiles:
 
     def _compare_devices(self, num_devices):
         """Report where the epochs so far were trained on another number of devices."""
-        path = config_path(self._args.model_prefix)
+        path = checkpoint.config_path(self._args.model_prefix)
         before = read_config(path).get("devices")
         if before not in (None, num_devices):
             logging.warning(
@@ -158,13 +155,8 @@ class RunFiles:
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         for prefix in self._prefixes():
-            with atomic_open(config_path(prefix)) as stream:
+            with atomic_open(checkpoint.config_path(prefix)) as stream:
                 json.dump(config, stream, indent=1, default=str)
-
-
-def config_path(prefix):
-    """Return the name of the file that says what was run."""
-    return f"{prefix}-config.json"
 
 
 def read_config(path):

@@ -1,0 +1,24 @@
+"""Whose state a `.states` file holds: optimizers of another family mean something else by it."""
+
+import numpy as np
+
+from common.base.files import UserError
+
+_KIND = "optimizer:"
+# Optimizers whose states mean the same as those of another one.
+_FAMILIES = {"adamw": "adam", "nag": "sgd", "lars": "sgd", "lbsgd": "sgd", "ccsgd": "sgd"}
+
+
+def with_name(states, optimizer):
+    """Return the state `{name: array}` with the name of its optimizer; an empty one stays empty."""
+    return {**states, _KIND + optimizer: np.zeros(1, np.float32)} if states else states
+
+
+def require_same(states, optimizer, path):
+    """Raise `UserError` where the state in a file is of another family; older files name none."""
+    for name in (key[len(_KIND) :] for key in states if key.startswith(_KIND)):
+        if _FAMILIES.get(name, name) != _FAMILIES.get(optimizer, optimizer):
+            raise UserError(
+                f"{path}: is the state of --optimizer {name}; go on with that, or remove the file"
+                " to go on without it"
+            )
