@@ -245,7 +245,7 @@ def name_images(args):
 
 def export(args):
     """Write a network as ONNX: MXNet's without an engine, timm's by PyTorch."""
-    network, image_shape = checkpoint.load(*args.networks[0]), (3, args.crop_size, args.crop_size)
+    network, image_shape = checkpoint.load(*args.networks[0]), (3, *args.crop_shape)
     if checkpoint.is_timm(*args.networks[0]):
         engines.load("torch").export_onnx(args.export_onnx, network, image_shape)
     else:

@@ -191,7 +191,11 @@ def way_of_today(prefix, images, dtype, one_batch):
     predictor = engine.Predictor(networks, [1], devices, BATCH_SIZE, (3, SIZE, SIZE), dtype)
     source = FileSource([images % number for number in range(BATCH_SIZE)])
     flags = argparse.Namespace(
-        crops=1, crop_size=SIZE, resize=360, batch_size=BATCH_SIZE, data_nthreads=os.cpu_count()
+        crops=1,
+        crop_shape=(SIZE, SIZE),
+        resize=360,
+        batch_size=BATCH_SIZE,
+        data_nthreads=os.cpu_count(),
     )
     with closing(load_views(source, flags)) as loader:
         first = next(iter(loader))

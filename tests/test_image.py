@@ -198,6 +198,9 @@ def test_crops_show_the_corners_of_the_resized_image_and_the_whole_of_its_middle
     whole = views[5]
     assert [int(whole[0, 0, 0]), int(whole[0, -1, 0])] == pytest.approx([50, 149], abs=1)
     assert [int(whole[0, 0, 1]), int(whole[-1, 0, 1])] == pytest.approx([0, 99], abs=1)
+    whole = images.eval_crops(coordinates(100, 200), 20, 30, 34, 12)[5]  # of 100 x 150
+    assert [int(whole[0, 0, 0]), int(whole[0, -1, 0])] == pytest.approx([26, 173], abs=2)
+    assert [int(whole[0, 0, 1]), int(whole[-1, 0, 1])] == pytest.approx([2, 97], abs=2)
 
 
 @pytest.mark.parametrize("shape", [(512, 683), (768, 512), (375, 500), (90, 2000), (300, 301)])

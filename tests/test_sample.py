@@ -104,7 +104,9 @@ def test_onnx_runtime_computes_the_samples_network(script, sample, trained, mx):
     runtime = pytest.importorskip("onnxruntime")
     onnx_file = trained.parent / "net.onnx"
     script("sub.py", "8", "cpu", "--export-onnx", onnx_file, "--model-prefix", trained)
-    views = argparse.Namespace(crops=1, crop_size=224, resize=252, batch_size=21, data_nthreads=2)
+    views = argparse.Namespace(
+        crops=1, crop_shape=(224, 224), resize=252, batch_size=21, data_nthreads=2
+    )
     (batch,) = load_views(open_image_set(str(sample), "val").source, views)
     images = batch.images.astype(np.float32)
     expected = compute_with_mxnet(str(trained), 8, images)

@@ -169,15 +169,16 @@ def eval_crops(image, height, width, shorter_side, num_crops):
     """Return several views of one image, to average the predictions over; the preset comes first.
 
     1: the centre; 5: also the four corners; 2 and 10: these and their mirror images (Krizhevsky et
-    al. 2012); 12: like 10, with the whole central square shrunk to the shape, as the challenge's
-    winners did (after Szegedy et al. 2015).
+    al. 2012); 12: like 10, with the largest central crop of that shape shrunk to it, as the
+    challenge's winners did (after Szegedy et al. 2015).
     """
     views = [eval_image(image, height, width, shorter_side)]
     if num_crops >= 5:
         views += corner_crops(resize_shorter_side(image, shorter_side), height, width)
     if num_crops == 12:
-        side = min(image.shape[:2])
-        views.append(resize(center_crop(image, side, side), height, width))
+        scale = min(image.shape[0] / height, image.shape[1] / width)
+        largest = center_crop(image, *(max(1, round(side * scale)) for side in (height, width)))
+        views.append(resize(largest, height, width))
     if num_crops % 2 == 0:
         views += [mirror(view) for view in views]
     if len(views) != num_crops:

@@ -25,7 +25,7 @@ def load_predictor(args, photographs=None):
         args.weights,
         args.devices,
         args.batch_size,
-        (3, args.crop_size, args.crop_size),
+        (3, *args.crop_shape),
         args.dtype,
         args.compile,
     )
@@ -62,10 +62,8 @@ def fingerprint(args, images):
         ],
         "engine": args.engine.NAME,  # the other one rounds differently
         "images": [images.path, len(images.source), *_file_state(images.path)],
-        **{
-            name: getattr(args, name)
-            for name in ("weights", "dtype", "crops", "crop_size", "resize")
-        },
+        "crop_size": args.crop_shape,
+        **{name: getattr(args, name) for name in ("weights", "dtype", "crops", "resize")},
     }
 
 

@@ -29,9 +29,8 @@ def add_view_args(parser):
     )
     add(
         "--crop-size",
-        type=whole,
         metavar="PIXELS",
-        help="side of a crop (default: that of the training run, or 320)",
+        help="side of a crop, or HEIGHT,WIDTH (default: those of the training run, or 320)",
     )
     add(
         "--resize",
@@ -57,45 +56,69 @@ def add_view_args(parser):
 
 
 def complete_view_args(args, model_prefixes):
-    """Fill in the sizes that were not given; raise `UserError` for impossible ones."""
+    """Fill in the sizes that were not given; raise `UserError` for impossible ones.
+
+    `args.crop_shape` becomes (height, width) of a crop.
+    """
     if args.crop_size is None:
-        sizes = sorted(set(map(trained_crop_size, model_prefixes)) - {None})
-        if len(sizes) > 1:
+        shapes = sorted(set(map(trained_crop_shape, model_prefixes)) - {None})
+        if len(shapes) > 1:
             raise UserError(
-                f"--model-prefix: these networks were trained with {' and '.join(map(str, sizes))}"
-                " pixels; name one size for all with --crop-size, or predict with each, keep the"
-                " probabilities (--save-probs) and average those (--merge)"
+                f"--model-prefix: these networks were trained with"
+                f" {' and '.join(map(_describe, shapes))} pixels; name one size for all with"
+                " --crop-size, or predict with each, keep the probabilities (--save-probs) and"
+                " average those (--merge)"
             )
-        args.crop_size = sizes[0] if sizes else 320
+        args.crop_shape = shapes[0] if shapes else (320, 320)
+    else:
+        args.crop_shape = _parse_crop_size(args.crop_size)
     if args.resize is None:
-        args.resize = eval_side(args.crop_size, args.crop_size)
-    sides = {"crop_size": (1, MAX_SIDE), "resize": (1, 2 * MAX_SIDE)}
-    check_ranges(args, {**sides, "batch_size": (1, None), "data_nthreads": (1, 1024)})
-    check_batch_fits(args.batch_size * args.crops, args.crop_size, args.crop_size)
+        args.resize = eval_side(*args.crop_shape)
+    ranges = {"resize": (1, 2 * MAX_SIDE), "batch_size": (1, None), "data_nthreads": (1, 1024)}
+    check_ranges(args, ranges)
+    check_batch_fits(args.batch_size * args.crops, *args.crop_shape)
+
+
+def _parse_crop_size(text):
+    """Return `--crop-size PIXELS`, or `HEIGHT,WIDTH`, as (height, width), or raise `UserError`."""
+    try:
+        sides = [int(part) for part in text.split(",")]
+    except ValueError:
+        sides = []
+    if len(sides) not in (1, 2) or not all(1 <= side <= MAX_SIDE for side in sides):
+        raise UserError(
+            f"--crop-size {text}: must be 1 to {MAX_SIDE} pixels, or two such numbers for images"
+            " that are no squares: HEIGHT,WIDTH"
+        )
+    return sides[0], sides[-1]
+
+
+def _describe(shape):
+    height, width = shape
+    return str(height) if height == width else f"{height}x{width}"
 
 
 def load_views(source, args, **changes):
     """Return a loader of the views of every image of `source`, in order.
 
-    Its batches' images are (N, 3, S, S) uint8, or (N, views, 3, S, S); an image that
+    Its batches' images are (N, 3, H, W) uint8, or (N, views, 3, H, W); an image that
     cannot be read is zeros, and is named in the log and in `Batch.missing`.
 
     Args:
         args: the flags of `add_view_args`; `changes` are other values of them.
     """
     args = argparse.Namespace(**{**vars(args), **changes})
-    size, side = args.crop_size, args.resize
 
     def transform(image, _rng):
         if args.crops > 2:
-            return eval_crops(image, size, size, side, args.crops)
-        centre = eval_image(image, size, size, side)
+            return eval_crops(image, *args.crop_shape, args.resize, args.crops)
+        centre = eval_image(image, *args.crop_shape, args.resize)
         return [centre, mirror(centre)] if args.crops == 2 else centre
 
     return Loader(
         source,
         args.batch_size,
-        (3, size, size),
+        (3, *args.crop_shape),
         transform,
         args.data_nthreads,
         num_views=args.crops,
@@ -105,11 +128,11 @@ def load_views(source, args, **changes):
     )
 
 
-def trained_crop_size(model_prefix):
-    """Return the side in pixels that fine-tune.py wrote beside a network; None where it did not.
+def trained_crop_shape(model_prefix):
+    """Return (height, width) that fine-tune.py wrote beside a network; None where it did not.
 
     Raises:
-        UserError: the file is damaged, or the images were no squares.
+        UserError: the file is damaged.
     """
     prefixes = [model_prefix]
     if model_prefix.endswith(checkpoint.AVERAGE):  # older versions wrote one file for both
@@ -118,15 +141,9 @@ def trained_crop_size(model_prefix):
     path = next(filter(os.path.lexists, paths), None)
     if path is None:
         return None
-    require_file(path, "name the image's side in pixels: --crop-size")
+    require_file(path, "name the size of the images: --crop-size")
     try:
         with open(path, encoding="utf-8") as stream:
-            _, height, width = parse_image_shape(json.load(stream)["flags"]["image_shape"])
+            return parse_image_shape(json.load(stream)["flags"]["image_shape"])[1:]
     except (UserError, ValueError, LookupError, TypeError, AttributeError):
         raise UserError(f"{path}: does not hold the image shape; name it: --crop-size") from None
-    if height != width:
-        raise UserError(
-            f"{path}: trained on images of {height}x{width}, and sub.py predicts squares; name"
-            " their side: --crop-size"
-        )
-    return width

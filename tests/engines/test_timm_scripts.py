@@ -217,7 +217,7 @@ def test_mxnet_says_which_engine_is_needed(mx, tmp_path):
     prefix = str(tmp_path / "run")
     checkpoint.save(prefix, 1, network_of(timms_module("test_vit"), "test_vit"))
     args = argparse.Namespace(networks=[(prefix, 1)], dtype="float32", engine=mxnet)
-    args.weights, args.devices, args.batch_size, args.crop_size = [1], CPU, 1, SIDE
+    args.weights, args.devices, args.batch_size, args.crop_shape = [1], CPU, 1, (SIDE, SIDE)
     with pytest.raises(UserError, match="this network of timm needs --engine torch"):
         load_predictor(args)
 

@@ -14,7 +14,7 @@ import pytest
 from common.base.files import ROOT
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
-from common.evaluation.views import trained_crop_size
+from common.evaluation.views import trained_crop_shape
 from common.networks import checkpoint
 from common.networks.resnet import build_resnet
 from tests.fine_tune.conftest import weights
@@ -66,7 +66,7 @@ def test_a_killed_run_goes_on_to_the_very_same_weights(script, flags, tmp_path):
         (tmp_path / f"{name}-classes.csv").read_text() for name in ("whole", "run", "run-ema")
     ]
     assert len(set(tables)) == 1
-    assert trained_crop_size(str(tmp_path / "run-ema")) == 64
+    assert trained_crop_shape(str(tmp_path / "run-ema")) == (64, 64)
     assert len((tmp_path / "run-log.csv").read_text().splitlines()) == 5
 
 

@@ -1,6 +1,7 @@
 """sub.py, as a user calls it: the rows of its CSV, averages, int8, ONNX, interrupted runs."""
 
 import argparse
+import json
 import os
 import time
 
@@ -64,7 +65,7 @@ def test_training_and_submission_see_the_same_pixels(tmp_path):
     add_data_aug_args(parser)
     flags = ["--data-train", rec, "--data-val", rec, "--image-shape", "3,64,64"]
     args = parser.parse_args(flags)
-    args.batch_size, args.crop_size, args.crops, args.resize = 6, 64, 1, None
+    args.batch_size, args.crop_size, args.crops, args.resize = 6, "64", 1, None
     complete_view_args(args, [])
     (validated,) = open_batches(args).val
     (ours,) = load_views(RecordSource(rec), args)
@@ -105,6 +106,27 @@ def test_different_networks_and_ten_views_are_averaged(shared, sub):
     )
     with np.load(shared / "ten.npz") as saved:
         np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-6)
+
+
+def test_views_have_the_shape_of_the_images_of_the_training_run(shared, script, engine):
+    save_network(str(shared / "wide"), 1)
+    config = {"flags": {"image_shape": "3,24,40"}}
+    (shared / "wide-config.json").write_text(json.dumps(config))
+    flags = ["--data-dir", shared, "--model-prefix", shared / "wide", "--set", "val"]
+    flags += ["--crops", 12, "--engine", engine, "--output", shared / "wide.csv"]
+    script("sub.py", "1", "cpu", *flags, "--save-probs", shared / "wide.npz")
+    views = [
+        eval_crops(decode((shared / f"train_val_images/s/n/v{i}.jpg").read_bytes()), 24, 40, 45, 12)
+        for i in range(12)
+    ]
+    images = np.array(views)[..., ::-1].transpose(1, 0, 4, 2, 3)  # 12 of (12, 3, 24, 40), RGB
+    expected = sum(peer_probabilities(shared / "wide", 1, view) / 12 for view in images)
+    with np.load(shared / "wide.npz") as saved:
+        np.testing.assert_allclose(saved["probabilities"], expected, rtol=2e-3, atol=1e-6)
+    rows = read_csv(shared / "wide.csv")
+    (shared / "wide-config.json").unlink()
+    script("sub.py", "1", "cpu", *flags, "--crop-size", "24,40")
+    assert read_csv(shared / "wide.csv") == rows
 
 
 def test_damaged_and_missing_photographs_get_the_most_frequent_categories(folder, sub):

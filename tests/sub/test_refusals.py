@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from common.evaluation.views import trained_crop_size
+from common.evaluation.views import trained_crop_shape
 from common.networks import checkpoint
 from tests.conftest import require_precision
 from tests.made_up_challenge import save_network
@@ -28,6 +28,8 @@ def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub)
         (["7", "cpu"], "net-0007.params: not found; epochs that are there: 1, 2"),
         (["1,2", "cpu", "--weights", "1"], "--weights: must be 2 positive numbers"),
         (["1", "cpu", "--crop-size", "0"], "--crop-size 0: must be 1 to 10000"),
+        (["1", "cpu", "--crop-size", "32,x"], "--crop-size 32,x: must be 1 to 10000 pixels, or tw"),
+        (["1", "cpu", "--crop-size", "3,32,32"], "--crop-size 3,32,32: must be 1 to 10000"),
         (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
         (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
         (["--merge", "a.npz", "--export-onnx", "n.onnx"], "--merge: cannot be combined with --exp"),
@@ -72,8 +74,8 @@ def test_networks_of_different_sizes_need_one_that_is_named(shared, script):
 def test_averaged_weights_are_predicted_at_the_size_of_their_run(tmp_path):
     config = {"flags": {"image_shape": "3,48,48"}}
     (tmp_path / "run-config.json").write_text(json.dumps(config))
-    assert trained_crop_size(str(tmp_path / "run-ema")) == 48  # as older versions left it
-    assert trained_crop_size(str(tmp_path / "other-ema")) is None
+    assert trained_crop_shape(str(tmp_path / "run-ema")) == (48, 48)  # as older versions left it
+    assert trained_crop_shape(str(tmp_path / "other-ema")) is None
 
 
 def test_int8_without_a_photograph_to_calibrate_on_is_one_line(tmp_path, engine, script):
@@ -84,16 +86,6 @@ def test_int8_without_a_photograph_to_calibrate_on_is_one_line(tmp_path, engine,
     flags += ["--images", tmp_path / "broken.jpg", "--output", tmp_path / "out.csv"]
     said = script("sub.py", "1", "cpu", *flags, "--dtype", "int8", status=2).stderr
     assert "--dtype int8: none of the photographs that it is to be calibrated on" in said
-
-
-def test_images_that_are_no_squares_need_a_size_that_is_named(shared, script):
-    save_network(str(shared / "wide"), 1)
-    config = {"flags": {"image_shape": "3,32,64"}}
-    (shared / "wide-config.json").write_text(json.dumps(config))
-    flags = ["--data-dir", shared, "--output", shared / "w.csv", "--model-prefix", shared / "wide"]
-    said = script("sub.py", "1", "cpu", *flags, status=2).stderr
-    assert "trained on images of 32x64, and sub.py predicts squares" in said
-    script("sub.py", "1", "cpu", *flags, "--crop-size", 32)
 
 
 @pytest.mark.parametrize("category_id", ["c10", 2**63])
