@@ -187,6 +187,16 @@ def test_sgld_draws_noise_of_the_size_of_the_rate():
     assert weights["w_weight"].std().item() == pytest.approx(0.2, rel=0.05)
 
 
+def test_lars_scales_no_rate_of_norms_and_biases():
+    shapes = {"bn1.weight": (4,), "bn1.bias": (4,), "bn1_gamma": (4,), "fc.weight": (5, 4)}
+    weights = {name: torch.full(shape, 3.0) for name, shape in shapes.items()}
+    gradients = [torch.full_like(weight, 2.0) for weight in weights.values()]
+    Optimizer("lars", weights, {"eta": 0.5}, {}).update(gradients, 0.1)
+    changes = {name: 3 - weight.mean().item() for name, weight in weights.items()}
+    rate = {"bn1.weight": 0.1, "bn1.bias": 0.1, "bn1_gamma": 0.1, "fc.weight": 0.1 * 0.5 * 3 / 2}
+    assert changes == pytest.approx({name: 2 * each for name, each in rate.items()}, rel=1e-5)
+
+
 def test_a_velocity_that_holds_the_rate_is_scaled_with_it():
     for name, factor in (("sgd", 0.5), ("signum", 1.0), ("adam", 1.0)):
         scaled, other = tensors(draw(0)), tensors(draw(0))

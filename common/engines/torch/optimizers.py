@@ -86,7 +86,8 @@ class Optimizer:
         decays = name.endswith("_weight") or (name.endswith("_gamma") and not spares_gammas)
         rate = float(attributes.get("__lr_mult__", 1.0))
         decay = float(attributes.get("__wd_mult__", decays)) * self._decay
-        is_scaled = is_lars and not name.endswith(("gamma", "beta", "bias"))
+        is_norm = name.endswith(".weight") and self._weights[position].ndim == 1  # of timm
+        is_scaled = is_lars and not is_norm and not name.endswith(("gamma", "beta", "bias"))
         one_by_one = position if isinstance(self._rule, rules.Nadam) else None
         return rate, decay, is_scaled, one_by_one
 
