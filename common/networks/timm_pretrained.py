@@ -127,7 +127,15 @@ def find_prefix(name, *folders):
     It is looked for in this folder, the project's, and `folders`.
     """
     prefixes = (os.path.join(folder, name) for folder in ("", ROOT, *folders))
-    return next((p for p in prefixes if os.path.lexists(timm_files.config_path(p))), None)
+    return next(filter(_is_run, prefixes), None)
+
+
+def _is_run(prefix):
+    """Return whether there are files of such a run; one that has lost its `-timm.json` is one."""
+    if os.path.lexists(timm_files.config_path(prefix)):
+        return True
+    is_of_mxnet = os.path.lexists(checkpoint.symbol_path(prefix))
+    return not is_of_mxnet and bool(checkpoint.find_epochs(prefix, "safetensors"))
 
 
 def _only_epoch(prefix):

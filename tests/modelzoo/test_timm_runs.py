@@ -83,9 +83,10 @@ def test_its_files_are_verified_without_timm(run, monkeypatch):
 def test_a_missing_file_is_named(tmp_path, missing):
     checkpoint.save(str(tmp_path / "run"), 1, tiny_network())
     (tmp_path / missing).unlink()
-    with pytest.raises(UserError) as caught:
-        modelzoo.verify(str(tmp_path / "run"))
-    assert missing.replace("0001", "0000") in str(caught.value)
+    for tool in (modelzoo.verify, modelzoo.describe):
+        with pytest.raises(UserError) as caught:
+            tool(str(tmp_path / "run"))
+        assert missing.replace("0001", "0000") in str(caught.value)
 
 
 def test_its_arrays_are_compared_with_timms_architecture(zoo, vit):
