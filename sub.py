@@ -205,7 +205,10 @@ def predict(args):
         if not predictions.found.all():
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))
         if args.save_probs:
-            submission.write_probabilities(args.save_probs, predictions, category_ids, chunks)
+            names = [category.name for category in categories]
+            submission.write_probabilities(
+                args.save_probs, predictions, category_ids, chunks, names
+            )
         finish(args, predictions, categories, images)
         rows.remove()
 

@@ -26,7 +26,8 @@ def predictions_of(probabilities, first_id=1):
 
 def save(path, probabilities, **changes):
     predictions = predictions_of(probabilities, **changes)
-    submission.write_probabilities(path, predictions, CATEGORY_IDS, [probabilities])
+    names = [f"n{each}" for each in CATEGORY_IDS]
+    submission.write_probabilities(path, predictions, CATEGORY_IDS, [probabilities], names)
     return str(path)
 
 
@@ -138,6 +139,23 @@ def test_files_of_other_images_are_not_merged(tmp_path):
         submission.merge([a, b], [1, 1], "test")
     with pytest.raises(UserError, match="is of the test set"):
         submission.merge([a], [1], "val")
+
+
+def test_files_of_folders_that_were_numbered_otherwise_are_not_merged(tmp_path):
+    probabilities, paths = random_probabilities(3, num_classes=2), []
+    for name, names in (
+        ("a.npz", ["bee", "ant"]),
+        ("b.npz", ["ant", "bee"]),
+        ("numbers.npz", ["0", "1"]),  # without a class file
+        ("older.npz", None),
+    ):
+        paths.append(str(tmp_path / name))
+        predictions = predictions_of(probabilities)
+        submission.write_probabilities(paths[-1], predictions, [0, 1], [probabilities], names)
+    a, b, numbers, older = paths
+    submission.merge([a, a, numbers, older], [1] * 4, "test")
+    with pytest.raises(UserError, match=r"b\.npz: its class 0 is ant, and bee in .*a\.npz; merge"):
+        submission.merge([a, b], [1, 1], "test")
 
 
 @pytest.mark.parametrize("damage", ["inverted", "left out"])

@@ -219,10 +219,11 @@ def arrange(rows, wanted_keys, frequencies, wanted_ids=None):
 # --- Probability files --------------------------------------------------------------------------
 
 
-def write_probabilities(path, predictions, category_ids, chunks):
+def write_probabilities(path, predictions, category_ids, chunks, names=None):
     """Write an .npz of ids (N,), labels (N,), classes (C,) and probabilities (N, C) float16.
 
-    Ids are int64, or text of one width (no pickles).
+    Ids are int64, or text of one width (no pickles), as are the `names` (C,) of the classes, where
+    they are known.
     It is not compressed and written chunk by chunk: 182,707 x 5,089 are 1.9 GB on the disk and
     need some 20 MB of memory. float16 keeps three digits down to 6e-5, and ends at 6e-8.
     """
@@ -234,6 +235,8 @@ def write_probabilities(path, predictions, category_ids, chunks):
                 "labels": np.asarray(predictions.labels, np.int64),
                 "classes": _plain(category_ids),
             }
+            if names is not None:
+                arrays["names"] = np.array(names, "U")
             for name, array in arrays.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w") as stream:
                     np.lib.format.write_array(stream, array, allow_pickle=False)
@@ -254,6 +257,8 @@ def _plain(ids):
 class ProbabilityFile:
     """What `write_probabilities` wrote: `ids`, `labels`, `classes`, and `chunks()` of the rest.
 
+    `names` of the classes are None where the file is of an older version.
+
     Raises:
         UserError: the file is missing, damaged, or something else.
     """
@@ -267,6 +272,9 @@ class ProbabilityFile:
             with np.load(path, allow_pickle=False) as arrays:
                 self.ids, self.classes = arrays["ids"], arrays["classes"]
                 self.labels = arrays["labels"] if "labels" in arrays else np.full_like(self.ids, -1)
+                self.names = arrays.get("names")
+            if self.names is not None and self.names.shape != self.classes.shape:
+                raise ValueError(f"{self.names.shape} names of {self.classes.shape} classes")
             for _ in self._read(0):
                 pass
 
@@ -330,6 +338,7 @@ def merge(paths, weights, set_name, places=PLACES):
                     f"{other.path}: its {what} differ from those of {first.path}; merge files that"
                     " were made from the same JSON"
                 )
+        _require_same_names(first, other)
     weights = np.asarray(weights, np.float32) / np.sum(weights)
     parts = []
     for chunks in zip(*(file.chunks() for file in files)):
@@ -340,6 +349,20 @@ def merge(paths, weights, set_name, places=PLACES):
         parts.append(first_places(mean, max(PLACES, places)))
     ranked, probabilities = (np.concatenate(part) for part in zip(*parts))
     return Predictions(first.ids, ranked, probabilities, first.labels), first.classes
+
+
+def _require_same_names(first, other):
+    """Raise `UserError` where labels stand for the ids of classes, and not for the same classes."""
+    numbers = np.arange(len(first.classes))
+    names = (first.names, other.names)
+    if any(each is None or np.array_equal(each, numbers.astype("U")) for each in names):
+        return  # they are not known
+    if np.array_equal(first.classes, numbers) and not np.array_equal(*names):
+        label = next(label for label in numbers if first.names[label] != other.names[label])
+        raise UserError(
+            f"{other.path}: its class {label} is {other.names[label]}, and {first.names[label]} in"
+            f" {first.path}; merge files of networks whose folders were numbered alike"
+        )
 
 
 # --- The CSV ------------------------------------------------------------------------------------
