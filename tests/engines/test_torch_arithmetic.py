@@ -135,6 +135,17 @@ def test_a_cast_to_bytes_wraps():
     assert np.array_equal(compute_with_torch(graph, data, {}, None, False)[0], theirs)
 
 
+def test_a_cast_to_float16_leaves_the_type_to_the_precision_of_the_run():
+    net = Builder()
+    half = net.add("Cast", "half", net.variable("data"), dtype="float16")
+    graph = net.graph(net.add("Cast", "whole", half, dtype="float32"))
+    data = {"data": np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)}
+    ours = compute_with_torch(graph, data, {}, None, False)[0]
+    assert np.array_equal(ours, data["data"])  # in float32, whose gradients it keeps
+    theirs = compute_with_mxnet(graph, data, {}, None, False)[0]
+    np.testing.assert_allclose(ours, theirs, rtol=1e-3)
+
+
 def test_sums_of_other_shapes_are_refused():
     net = Builder()
     data = net.variable("data")

@@ -93,6 +93,7 @@ LAYERS = {
     "without bias": [("FullyConnected", {"num_hidden": 5, "flatten": False, "no_bias": True})],
     "batch norm": [("BatchNorm", {"fix_gamma": False, "eps": 1e-2})],
     "fixed gamma": [("BatchNorm", {})],
+    "joint batch norm": [("_contrib_SyncBatchNorm", {"fix_gamma": False, "key": "layer"})],
     "global statistics": [("BatchNorm", {"use_global_stats": True, "fix_gamma": False})],
     "layer norm": [("LayerNorm", {"axis": -1})],
     "layer norm of channels": [("LayerNorm", {"axis": 1, "eps": 1e-3})],
