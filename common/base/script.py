@@ -96,10 +96,14 @@ def run_script(main):
     if _launcher_reads():
         # Threads of PyTorch's process group may ask for Python while it ends, and then abort the
         # process ("terminate called without an active exception"): seen once in ten runs.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status or 0)
+        _end_at_once(status or 0)
     sys.exit(status)
+
+
+def _end_at_once(status):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _report(error):
@@ -115,7 +119,8 @@ def _report(error):
         return complain(error)
     reason = _lack_of_memory(error)
     if reason is not None:
-        return complain(f"out of memory ({reason}); a smaller batch or image needs less")
+        # MXNet, which has failed to allocate, may free twice while it ends, and abort the process.
+        _end_at_once(complain(f"out of memory ({reason}); a smaller batch or image needs less"))
     if isinstance(error, BrokenPipeError):  # `script | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
