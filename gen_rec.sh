@@ -18,6 +18,10 @@ case ${1:-} in
     exit
     ;;
 esac
+if [ $# -gt 1 ]; then
+    echo "gen_rec.sh: $2: it takes one folder; edit the settings at the top of gen_rec.sh" >&2
+    exit 2
+fi
 here=$(cd "$(dirname "$0")" && pwd)
 data_dir=${1:-$here/data}
 case $data_dir in
@@ -34,6 +38,7 @@ cores=$(getconf _NPROCESSORS_ONLN)
 packing=
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 130' INT
 trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 143' TERM
+trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 129' HUP
 
 status=0
 for set in $sets; do

@@ -27,14 +27,14 @@ import glob
 import os
 import sys
 
-from common.base.files import UserError, exclusive_lock
-from common.base.help import HelpFormatter, Parser, check_ranges, number, whole
-from common.data.classes import class_file_of, class_name, read_class_names, write_class_names
+from common.base.files import UserError, exclusive_lock, write_together
+from common.base.help import HelpFormatter, Parser, check_ranges, number, refuse_together, whole
+from common.data.classes import class_file_of, class_name, format_class_names, read_class_names
 from common.data.encoding import MAX_JPEG_SIDE, Settings
 from common.data.image_folder import EXTENSIONS, list_images, parse_extensions, split_list
 from common.data.integrity import verify_records
 from common.data.packing import pack_list
-from common.data.recordio import index_records, write_index, write_list
+from common.data.recordio import format_list, index_records, write_index
 
 FAILURES_SHOWN = 5
 
@@ -121,8 +121,7 @@ def main():
     prefix, ending = os.path.splitext(args.prefix)
     if ending not in (".lst", ".rec", ".idx"):
         prefix = args.prefix
-    if args.classes and not (args.list and args.recursive):
-        raise UserError("--classes: has a meaning only with --list --recursive")
+    check_actions(args)
     if args.verify:
         return verify(prefix, args)
     if args.reindex:
@@ -132,6 +131,18 @@ def main():
     if args.list:
         return make_lists(prefix, args)
     return pack(prefix, args)
+
+
+def check_actions(args):
+    """Raise `UserError` for flags that together would leave one of them without an effect."""
+    if args.classes and not (args.list and args.recursive):
+        raise UserError("--classes: has a meaning only with --list --recursive")
+    if args.decode and not args.verify:
+        raise UserError("--decode: has a meaning only with --verify")
+    actions = {"--verify": args.verify, "--reindex": args.reindex, "--list": args.list}
+    for action in [flag for flag, given in actions.items() if given]:
+        del actions[action]
+        refuse_together(action, {**actions, "--resume": args.resume, "--strict": args.strict})
 
 
 def pack(prefix, args):
@@ -206,12 +217,15 @@ def make_lists(prefix, args):
         raise UserError(f"--chunks {args.chunks}: more lists than the {len(entries)} images")
     for folder, label in sorted(labels.items(), key=lambda item: item[1]):
         print(folder, label)
+    files = {}
     if args.recursive:
         names = read_class_names(args.classes) if args.classes else map(class_name, labels)
-        write_class_names(f"{prefix}.classes.txt", list(names))
+        path = f"{prefix}.classes.txt"
+        files[path] = format_class_names(path, list(names))
     parts = split_list(entries, args.shuffle, args.chunks, args.train_ratio, args.test_ratio)
+    files.update((f"{prefix}{name}.lst", format_list(part)) for name, part in parts.items())
+    write_together(files)
     for name, part in parts.items():
-        write_list(f"{prefix}{name}.lst", part)
         print(f"{prefix}{name}.lst: {len(part)} images")
         other = class_file_of(f"{prefix}{name}.lst")
         if other and not (args.recursive and other == f"{prefix}.classes.txt"):

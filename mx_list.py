@@ -15,18 +15,17 @@ from common.base.script import run_script, stop_while_importing
 stop_while_importing()
 
 import collections
-import contextlib
 import os
 import random
 import statistics
 import sys
 
-from common.base.files import DATA_DIR, UserError, exclusive_lock
+from common.base.files import DATA_DIR, UserError, write_together
 from common.base.help import HelpFormatter, Parser, number, whole
 from common.base.progress import Progress
 from common.data.annotations import annotation_path, image_keys, label_by, read_annotations
 from common.data.challenge import folder_of_test
-from common.data.recordio import ListEntry, write_list
+from common.data.recordio import ListEntry, format_list
 from common.data.unicode_names import find_form
 
 NAMES_SHOWN = 5
@@ -194,15 +193,13 @@ def renumber(listed):
 
 
 def write_lists(args, entries):
-    """Write all lists, locked as one: val of another run may hold images of train."""
-    paths = {name: os.path.join(args.data_dir, f"{name}.lst") for name in entries}
-    with contextlib.ExitStack() as stack:
-        for path in paths.values():
-            stack.enter_context(exclusive_lock(path, "writing it"))
-        for name, listed in entries.items():
-            random.Random(args.seed).shuffle(listed)
-            write_list(paths[name], listed)
-            print(f"{paths[name]}: {len(listed)} images")
+    """Write all lists together: val of another run may hold images of train."""
+    paths = {os.path.join(args.data_dir, f"{name}.lst"): name for name in entries}
+    for listed in entries.values():
+        random.Random(args.seed).shuffle(listed)
+    write_together({path: format_list(entries[name]) for path, name in paths.items()})
+    for path, name in paths.items():
+        print(f"{path}: {len(entries[name])} images")
 
 
 def check_photographs(data_dir, entries):

@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 
 from benchmarks.compare import compare, make_parser, run_measured, show_run, write_result
-from common.base.files import ROOT, UserError
+from common.base.files import ROOT, UserError, write_together
 from common.base.script import run_script
 from common.data.image_folder import list_images
-from common.data.recordio import ListEntry, write_list
+from common.data.recordio import ListEntry, format_list
 
 PEERS = {"MXNet's `im2rec.py`": 1.0, "a bare loop over cv2": 0.9}
 FLAGS = ["--resize", "512", "--quality", "95"]
@@ -95,8 +95,8 @@ def measure_speed(folder, args):
 def write_lists(folder, photographs):
     """Write a list of all photographs, and one of a single photograph: it measures the start-up."""
     entries, _ = list_images(photographs, recursive=True)
-    write_list(os.path.join(folder, "all.lst"), entries)
-    write_list(os.path.join(folder, "one.lst"), entries[:1])
+    lists = {"all.lst": entries, "one.lst": entries[:1]}
+    write_together({os.path.join(folder, n): format_list(each) for n, each in lists.items()})
 
 
 def images_a_second(name, folder, photographs, workers):
@@ -132,7 +132,8 @@ def measure_memory(folder, count, quick):
     """Print and keep our peak memory with two workers and `count` large photographs."""
     make_photographs(folder, 10, 6000, 4000)
     prefix = os.path.join(folder, "train")
-    write_list(f"{prefix}.lst", [ListEntry(n, 0.0, f"{n % 10:04}.jpg") for n in range(count)])
+    entries = [ListEntry(n, 0.0, f"{n % 10:04}.jpg") for n in range(count)]
+    write_together({f"{prefix}.lst": format_list(entries)})
     seconds, peak = run_measured("im2rec.py", *FLAGS, "--num-thread", "2", prefix, folder)
     show_run(f"{count} photographs of 6000x4000", [seconds], peak)
     result = {"photographs": count, "seconds": [seconds], "peak_bytes": peak}

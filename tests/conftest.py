@@ -15,6 +15,7 @@ import pytest
 from common import engines
 from common.base.files import UserError
 from common.base.processor import usable_cores
+from common.data.classes import format_class_names
 from common.networks import checkpoint
 from common.networks.resnet import build_resnet
 from tests.many_runs import Scripts
@@ -190,6 +191,13 @@ def peer(mx, monkeypatch):
 def limit_file_size():
     """As `preexec_fn`: no file of the process may grow over 20,000 bytes, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+
+def write_class_names(path, names):
+    """Write a class file."""
+    content = format_class_names(path, names)
+    with open(path, "wb") as stream:
+        stream.write(content)
 
 
 def with_orientation(jpeg, orientation):

@@ -322,11 +322,21 @@ def test_another_challenge_s_categories_are_not_taken_for_train_s(
         label_by(*val_of_a_part, categories, "train2017.json")
 
 
-@pytest.mark.parametrize("name", ["Salix × fragilis e\u0301", None])
-def test_a_name_may_be_missing_or_decomposed(tmp_path, val_of_a_part, name):
+@pytest.mark.parametrize("named", [{"name": "Salix × fragilis e\u0301"}, {"name": None}, {}])
+def test_a_name_may_be_missing_or_decomposed(tmp_path, val_of_a_part, named):
     content = copy.deepcopy(TRAIN)
-    content["categories"][0]["name"] = name
-    if name is None:
-        del content["categories"][0]["name"]
+    del content["categories"][0]["name"]
+    content["categories"][0].update(named)
     categories = read_annotations(write_json(tmp_path, content)).categories
     assert label_by(*val_of_a_part, categories, "train2017.json").labels == {40: 1}
+
+
+def test_the_same_ids_with_other_names_are_not_taken_for_train_s(tmp_path):
+    """As in two exports of one's own, made one after the other."""
+    categories = read_annotations(write_json(tmp_path, TRAIN)).categories
+    content = copy.deepcopy(TRAIN)
+    first, second = content["categories"]
+    first["name"], second["name"] = second["name"], first["name"]
+    path = write_json(tmp_path, content, "val2017.json")
+    with pytest.raises(UserError, match=r"its category 3 is Salix .* that of .* Anas acuta; take"):
+        label_by(path, read_annotations(path), categories, "train2017.json")

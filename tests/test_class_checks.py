@@ -6,7 +6,7 @@ import pytest
 from benchmarks.made_up import encode, make_photograph, write_records
 from common.base.files import UserError
 from common.data.class_checks import check_classes, numbering_of
-from common.data.classes import write_class_names
+from tests.conftest import write_class_names
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from common.data.class_table import (
     write_table,
     write_tables,
 )
-from common.data.classes import write_class_names
+from tests.conftest import write_class_names
 
 BIRDS = [
     Category(30, "Parus major", "Aves"),

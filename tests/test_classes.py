@@ -5,7 +5,8 @@ import os
 import pytest
 
 from common.base.files import UserError
-from common.data.classes import class_file_of, class_name, read_class_names, write_class_names
+from common.data.classes import class_file_of, class_name, read_class_names
+from tests.conftest import write_class_names
 
 
 def test_names_come_back_in_their_order(tmp_path):

@@ -3,6 +3,8 @@
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 import unicodedata
 
@@ -12,6 +14,7 @@ from common.base.files import UserError
 from common.data.classes import read_class_names
 from common.data.image_folder import list_images, parse_extensions, split_list
 from common.data.recordio import read_list
+from tests.conftest import ROOT, limit_file_size
 
 NFC, NFD = (unicodedata.normalize(form, "Salix é") for form in ("NFC", "NFD"))
 
@@ -270,6 +273,19 @@ def test_one_class_file_belongs_to_all_parts_of_a_list(script, tmp_path):
     labels = {entry.path: entry.label for entry in read_list(tmp_path / "other.lst")}
     assert labels == {"ant/1.jpg": 0, "cat/1.jpg": 2}
     assert read_class_names(str(tmp_path / "other.classes.txt")) == ["ant", "bee", "cat"]
+
+
+def test_a_full_disk_leaves_the_class_file_of_the_older_list(script, tmp_path):
+    make(tmp_path, *(f"photos/{name}/{n}.jpg" for name in ("bee", "cat") for n in range(500)))
+    command = ["im2rec.py", "--list", "--recursive", str(tmp_path / "x"), str(tmp_path / "photos")]
+    script(*command)
+    older = {path: path.read_bytes() for path in tmp_path.glob("x.*")}
+    make(tmp_path, *(f"photos/ant/{n}.jpg" for n in range(500)))
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, stderr=subprocess.PIPE, preexec_fn=limit_file_size
+    )
+    assert done.returncode == 2 and b"x.lst: the file size limit" in done.stderr
+    assert {path: path.read_bytes() for path in tmp_path.glob("x.*")} == older
 
 
 def test_a_list_without_classes_has_no_class_file_and_says_so_of_an_old_one(script, tmp_path):

@@ -17,7 +17,7 @@ from common.base.files import UserError
 from common.data.augmentation import Augmentation, train_image
 from common.data.image import decode, eval_crops, eval_image
 from common.data.loader import FileSource, Loader, RecordSource
-from common.data.recordio import ListEntry, write_list
+from common.data.recordio import ListEntry, format_list
 from common.data.sampling import class_shares, epoch_order, part_positions
 
 NUMBER, SIZE = 21, 48
@@ -333,7 +333,7 @@ def test_a_list_beside_the_records_is_believed_only_where_it_agrees(encoded, tmp
     rec = write_records(tmp_path / "train", encoded[:3], [5, 6, 7])
     for listed, expected in (([5, 6, 7], [5, 6, 7]), ([5, 6, 8], [5, 6, 7])):
         entries = [ListEntry(key, label, "x.jpg") for key, label in enumerate(listed)]
-        write_list(tmp_path / "train.lst", entries)
+        (tmp_path / "train.lst").write_bytes(format_list(entries))
         assert RecordSource(rec).labels().tolist() == expected
     for edited in ("0 5 x.jpg\n", "0\t5\tx.jpg\n" * 2, "0\t5\tx.jpg\n", ""):
         (tmp_path / "train.lst").write_text(edited)
@@ -343,7 +343,7 @@ def test_a_list_beside_the_records_is_believed_only_where_it_agrees(encoded, tmp
 def test_a_label_that_contradicts_the_list_is_told(encoded, tmp_path, monkeypatch, caplog):
     rec = write_records(tmp_path / "train", encoded[:4], [5, 6, 7, 8])
     entries = [ListEntry(key, label, "x.jpg") for key, label in enumerate([5, 9, 7, 8])]
-    write_list(tmp_path / "train.lst", entries)
+    (tmp_path / "train.lst").write_bytes(format_list(entries))
     RecordSource(rec).labels()
     assert "train.rec: record 1: has the label 6, and in its list 9" in caplog.text
     monkeypatch.setattr("common.data.loader._SAMPLED_LABELS", 2)  # the first and the last agree

@@ -4,11 +4,13 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
 from common.data.recordio import read_list
-from tests.conftest import run_python
+from tests.conftest import ROOT, limit_file_size, run_python
 
 
 def make_set(name, num_images, num_categories=4, first_id=0):
@@ -106,6 +108,19 @@ def test_where_train_and_val_share_ids_the_merged_list_is_numbered_anew(script, 
     (data_dir / "val2017.json").write_text(json.dumps(content))
     script("mx_list.py", "--data-dir", data_dir, "--val-into-train", 0.5)
     assert sorted(entry.index for entry in read_list(data_dir / "train.lst")) == [*range(1, 56)]
+
+
+def test_a_full_disk_leaves_the_older_lists_together(script, data_dir):
+    script("mx_list.py", "--data-dir", data_dir)
+    older = lists_in(data_dir)
+    content = make_set("val", 700, first_id=100)
+    (data_dir / "val2017.json").write_text(json.dumps(content))
+    command = [sys.executable, "mx_list.py", "--data-dir", data_dir, "--val-into-train", "0.1"]
+    done = subprocess.run(
+        command, cwd=ROOT, stderr=subprocess.PIPE, encoding="utf-8", preexec_fn=limit_file_size
+    )
+    assert done.returncode == 2 and "val.lst: the file size limit" in done.stderr
+    assert lists_in(data_dir) == older
 
 
 @pytest.mark.parametrize("flags", [["--val-into-train", "1"], ["--val-into-train", "-0.1"]])

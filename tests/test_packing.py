@@ -314,6 +314,12 @@ def test_gen_rec_packs_val_and_train_though_some_of_val_fail(prefix, photographs
     assert run_gen_rec(folder).returncode == 0
 
 
+def test_gen_rec_takes_one_folder(tmp_path):
+    done = run_gen_rec(tmp_path, "--resize", "64")
+    assert done.returncode == 2
+    assert done.stderr.startswith("gen_rec.sh: --resize: it takes one folder; edit the settings")
+
+
 def test_gen_rec_names_the_step_that_makes_a_missing_list(tmp_path):
     done = run_gen_rec(tmp_path)
     assert done.returncode == 2

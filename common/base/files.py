@@ -194,6 +194,23 @@ def atomic_open(path, mode="w"):
             yield stream
 
 
+def write_together(contents):
+    """Write files, `{path: bytes}`, which belong together: all are on the disk before any appears.
+
+    Raises:
+        UserError: as `replacing`.
+    """
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(atomic_open(path, "wb")) for path in contents]
+        for stream, (path, content) in zip(streams, contents.items()):
+            try:
+                stream.write(content)
+                stream.flush()
+            except OSError as error:
+                error.filename = path
+                raise
+
+
 def _lock(temporary, path, what="writing it"):
     """Create and lock the temporary file; return its descriptor (closing it unlocks).
 

@@ -81,8 +81,6 @@ def label_by(path, annotations, categories, reference):
     Raises:
         UserError: a category is not one of them, or has another name.
     """
-    if [category.id for category in annotations.categories] == [c.id for c in categories]:
-        return annotations
     label_of = {as_id(category.id): label for label, category in enumerate(categories)}
     own = annotations.categories
     for category in own:
@@ -97,6 +95,8 @@ def label_by(path, annotations, categories, reference):
                 f"{path}: its category {category.id} is {category.name}, and that of {reference} is"
                 f" {categories[label].name}; take both from one challenge"
             )
+    if len(own) == len(categories):
+        return annotations
     moved = [label_of[as_id(category.id)] for category in own]
     labels = {image_id: moved[label] for image_id, label in annotations.labels.items()}
     note = f"lists {len(own)} of the {len(categories)} categories of {reference}"
@@ -209,11 +209,16 @@ def _read_categories(path, content):
     return [
         Category(
             category_id,
-            _CONTROLS.sub("\ufffd", str(entry.get("name", category_id))),
+            _CONTROLS.sub("\ufffd", str(_name_of(entry, category_id))),
             _CONTROLS.sub("\ufffd", str(entry.get("supercategory") or "")),
         )
         for category_id, entry in sorted(zip(id_of.values(), by_id.values()), key=lambda e: e[0])
     ]
+
+
+def _name_of(entry, category_id):
+    name = entry.get("name")
+    return category_id if name is None else name
 
 
 def _of_one_kind(ids):

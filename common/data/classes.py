@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 
-from common.base.files import UserError, atomic_open, require_file
+from common.base.files import UserError, require_file
 from common.data.unicode_names import composed
 
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -31,15 +31,14 @@ def read_class_names(path):
     return names
 
 
-def write_class_names(path, names):
-    """Write a class file.
+def format_class_names(path, names):
+    """Return the bytes of a class file, `path`.
 
     Raises:
         UserError: names that `read_class_names` would refuse.
     """
     _check_names(path, names)
-    with atomic_open(path) as stream:
-        stream.writelines(f"{name}\n" for name in names)
+    return "".join(f"{name}\n" for name in names).encode()
 
 
 def class_file_of(path):

@@ -1,5 +1,6 @@
 """One image as it is packed: decoded, cropped, resized and encoded as MXNet's `im2rec.py` does."""
 
+import os
 import struct
 from dataclasses import dataclass
 
@@ -169,5 +170,6 @@ def _encode(image, settings):
 
 def _first_line(error):
     if "CV_IO_MAX_IMAGE" in str(error):
-        return "has more pixels than the environment's OPENCV_IO_MAX_IMAGE_PIXELS allows"
+        most = os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"]
+        return f"has more than {most} pixels; to read it, set OPENCV_IO_MAX_IMAGE_PIXELS higher"
     return f"cv2: {getattr(error, 'err', '') or str(error).strip().splitlines()[0]}"

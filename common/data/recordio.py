@@ -79,14 +79,13 @@ def read_list(path):
     return entries
 
 
-def write_list(path, entries):
-    """Write `entries` as MXNet's tool does: labels as `%f`, UTF-8."""
-    with atomic_open(path, "wb") as stream:
-        for index, label, name in entries:
-            labels = "\t".join(
-                f"{value:f}" for value in (label if isinstance(label, tuple) else (label,))
-            )
-            stream.write(f"{index}\t{labels}\t{name}\n".encode("utf-8", "surrogateescape"))
+def format_list(entries):
+    """Return `entries` as the bytes of a list, as MXNet's tool writes it: labels as `%f`, UTF-8."""
+    lines = []
+    for index, label, name in entries:
+        labels = label if isinstance(label, tuple) else (label,)
+        lines.append("\t".join([str(index), *(f"{value:f}" for value in labels), name]))
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
 def pack_record(key, label, image):
@@ -278,7 +277,7 @@ def read_record(data, offset):
     start = offset
     parts, expected, flag = [], (_WHOLE, _FIRST), None
     while flag not in (_WHOLE, _LAST):
-        if offset + _PART.size > len(data):
+        if offset < 0 or offset + _PART.size > len(data):
             raise DamagedRecord(f"the file ends within the record at byte {start}")
         magic, word = _PART.unpack_from(data, offset)
         flag, begin = word >> 29, offset + _PART.size

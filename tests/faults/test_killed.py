@@ -134,7 +134,9 @@ def test_a_training_that_is_stopped_ends_within_a_batch_and_names_its_checkpoint
     assert_no_process_is_left(process.pid)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_who_stops_gen_rec_sh_stops_the_packing_too(sample, tmp_path, number, status):
     photograph = (sample / "train.lst").read_text().split("\t")[2].splitlines()[0]
     lines = [f"{number}\t0\t{photograph}\n" for number in range(20_000)]

@@ -49,6 +49,17 @@ def test_verify_names_each_fault(script, ours, photographs):
     assert f"1  image is cut short: its end marker is missing: {keys[8]}\n" in out
 
 
+def test_verify_names_a_record_before_the_beginning_of_the_file(script, ours, photographs):
+    script("im2rec.py", ours, photographs)
+    with open(f"{ours}.idx") as stream:
+        first, *others = stream
+    key = first.split()[0]
+    with open(f"{ours}.idx", "w") as stream:
+        stream.writelines([f"{key}\t-4\n", *others])
+    out = script("im2rec.py", "--verify", ours, status=1).stdout
+    assert f"cannot be read: no record at its offset, or the file is cut short: {key}\n" in out
+
+
 def test_verify_finds_a_file_and_a_list_that_differ(script, ours, lines, photographs):
     script("im2rec.py", ours, photographs)
     first, *others = lines
