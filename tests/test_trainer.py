@@ -49,6 +49,25 @@ def optimizers():
 
 
 @optimizers()
+def test_the_updates_after_a_validation_are_those_without_one(engine, optimizer):
+    """oneDNN lays out MXNet's weights anew for a validation, and back again while it trains."""
+    flags = ("--optimizer", optimizer, "--wd", "0.01", "--lr", "0.01")
+    if optimizer == "dcasgd":
+        flags += ("--mom", "0")
+    expected = None
+    for is_validated in (False, True, True, True):
+        trainer = make_trainer(engine, tiny_network(), flags)
+        if is_validated:
+            trainer.evaluate(batch(99))
+        for number in range(4):
+            trainer.train(batch(number))
+        found = all_arrays(trainer)
+        expected = expected or found
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+@optimizers()
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, engine, optimizer):
     prefix = str(tmp_path / "net")
     flags = ("--optimizer", optimizer, "--lr", "0.01", "--num-epochs", "2", "--lr-step-epochs", "1")

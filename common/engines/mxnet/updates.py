@@ -31,6 +31,14 @@ class Updates:
         self._module, self._num_devices, self._frozen = module, len(devices), frozen
         self._on_servers, self._updates_done = workers.is_async, options.updates_done
         self._nesterov = options.optimizer == "nag"
+        # MXNet's kernel of NAG adds the decay to the velocity after it has written the weight. A
+        # weight that oneDNN has laid out for a validation, and gives up in its own time, it writes
+        # elsewhere, and so reads the old one: two runs would differ.
+        self._waits = (
+            self._nesterov
+            and options.optimizer_settings.get("wd")
+            and devices[0].device_type == "cpu"
+        )
         self._rate = options.schedule.rate(options.updates_done)  # of the last update
         # Of a velocity that follows the rate; 0 where there is none, or it stays as it is.
         self._momentum = _corrected_momentum(options, workers)
@@ -59,6 +67,8 @@ class Updates:
                 for state in self._states().values():
                     velocity = _flatten(state)[0]
                     velocity *= ratio
+        if self._waits:
+            mx.nd.waitall()
         self._module.update()
         if self._momentum:
             optimizer.momentum = self._momentum
