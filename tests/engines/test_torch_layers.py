@@ -174,6 +174,10 @@ def test_statistics_of_a_single_number_stay_numbers():
     assert module.stats["layer_moving_var"].item() == pytest.approx(0.9)
 
 
+def test_a_single_number_has_the_gradients_of_mxnet():
+    compare(graph_of("BatchNorm", fix_gamma=False), (1, 6, 1, 1))
+
+
 def test_what_a_network_lacks_is_left_to_be_drawn():
     net = Builder()
     logits = net.add("FullyConnected", "fc.1", net.variable("data"), num_hidden=2)

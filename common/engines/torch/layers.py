@@ -113,7 +113,7 @@ class BatchNorm(torch.nn.Module):
         batch_mean, batch_var = torch.zeros_like(mean), torch.zeros_like(var)
         y = torch.batch_norm(x, gamma, beta, batch_mean, batch_var, True, 1.0, self.eps, cudnn)
         if count == 1:  # the unbiased variance of one number is not a number
-            batch_var.zero_()
+            batch_var = torch.zeros_like(batch_var)  # the backward pass needs the other one
         self._move(mean, var, batch_mean, batch_var, (count - 1) / count)
         return y
 
