@@ -103,11 +103,11 @@ def load_checkpoint(args, engine, data, epoch):
     network = checkpoint.load(args.model_prefix, epoch)
     if checkpoint.is_timm(args.model_prefix, epoch):
         require_engine_of_timm(engine, checkpoint.weights_path(args.model_prefix, epoch))
-        checks.report_unused_flags(args, checks.OF_THE_START)
+        checks.report_unused_flags(args, network)
         network = with_drop_rates(network, args)
         return network.for_images(data.train.image_shape)
     checks.check_graph_flags(args)
-    checks.report_unused_flags(args, (*checks.OF_THE_START, "dropout"))
+    checks.report_unused_flags(args, network)
     network.head, _ = edits.find_head(network.graph)
     return network.with_graph(edits.take_raw_images(network.graph))
 

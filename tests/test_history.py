@@ -5,7 +5,7 @@ import pytest
 
 from common.base.files import UserError
 from common.evaluation import metrics
-from common.training.history import History, Tally, last_epoch
+from common.training.history import History, Tally, last_epoch, read_rows
 
 
 def test_scores_are_those_of_the_metrics_room():
@@ -49,6 +49,23 @@ def test_a_resumed_log_drops_the_epochs_that_are_trained_again(tmp_path):
         lines = stream.read().splitlines()
     assert lines[0].startswith("epoch,lr,loss,top1,top5,val_loss,val_top1,val_top5,images_per")
     assert [line.split(",")[:3] for line in lines[1:]] == [["1", "0.1", "1.0"], ["2", "0.1", "2.0"]]
+
+
+def test_a_resumed_log_keeps_the_columns_that_are_counted_no_more(tmp_path):
+    path = str(tmp_path / "log.csv")
+    History(path, [1, 3]).update(1, {"loss": "1.0", "top3": "0.75"})
+    History(path, [1], epochs_done=1).update(2, {"loss": "0.5"})
+    rows = read_rows(path)
+    assert rows[1]["top3"] == "0.75" and rows[2]["top3"] == ""
+
+
+def test_a_run_with_nothing_to_train_keeps_all_rows(tmp_path):
+    path = str(tmp_path / "log.csv")
+    log = History(path, [1])
+    for epoch in (1, 2, 3):
+        log.update(epoch, {"loss": "1.0"})
+    History(path, [1], epochs_done=2, trains=False)
+    assert sorted(read_rows(path)) == [1, 2, 3]
 
 
 def test_a_new_run_does_not_keep_the_log_of_an_earlier_one(tmp_path):

@@ -6,10 +6,7 @@ from common.base.files import UserError
 from common.data.flags import parse_colors
 from common.networks import checkpoint, timm_pretrained
 from common.networks.timm_network import TimmNetwork
-from common.training.run_files import read_config
-
-# Flags of fine-tune.py that shape a network before its first epoch.
-OF_THE_START = ("from_scratch", "layer_before_fullc", "pretrained_epoch", "rgb_mean", "rgb_std")
+from common.training.run_files import flags_before, of_the_start
 
 
 def check_params(network, engine, image_shape, untrained, source):
@@ -68,20 +65,16 @@ def check_timm_flags(args):
         raise UserError(f"--rgb-mean, --rgb-std: {name} normalises images itself; leave them out")
 
 
-def report_unused_flags(args, names):
-    """Warn of flags that a run which goes on cannot change: its checkpoint has the network.
-
-    Args:
-        names: of the flags, compared with those that the run had before.
-    """
-    path = checkpoint.config_path(args.model_prefix)
-    before = read_config(path).get("flags")
-    for name in names if isinstance(before, dict) else ():
+def report_unused_flags(args, network):
+    """Warn of flags that a run which goes on cannot change: its checkpoint has the network."""
+    before = flags_before(args.model_prefix)
+    for name in sorted(of_the_start(network) & set(before)):
         now = getattr(args, name)
-        if name in before and now != before[name]:
+        if now != before[name]:
             logging.warning(
                 "--%s %s: does nothing to a run that goes on, which began with %s (%s)",
-                *(name.replace("_", "-"), now, before[name], path),
+                *(name.replace("_", "-"), now, before[name]),
+                checkpoint.config_path(args.model_prefix),
             )
 
 

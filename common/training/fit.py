@@ -36,10 +36,15 @@ def only_run(args, workers):
 def first_epoch(args, workers):
     """Return how many epochs are trained already: `--load-epoch`, or what `--resume` finds.
 
+    With both, `--load-epoch` is the least: a second stage does not begin with the first one.
+
     Raises:
         UserError: this worker's files are of another epoch than the first worker's.
     """
     epoch = _newest_epoch(args) if args.resume else args.load_epoch
+    if epoch < args.load_epoch:
+        epoch = args.load_epoch
+        logging.info("starting after epoch %d: --load-epoch", epoch)
     firsts = workers.agree(epoch)
     if firsts != epoch:
         raise UserError(

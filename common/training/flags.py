@@ -120,7 +120,8 @@ def add_fit_args(parser):
     group.add_argument(
         "--resume",
         action="store_true",
-        help="resume from the newest complete checkpoint; start where there is none",
+        help="resume from the newest complete checkpoint; where there is none, start, or go on"
+        " after --load-epoch",
     )
     group.add_argument(
         "--keep",

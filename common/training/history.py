@@ -160,10 +160,13 @@ class History:
     its checkpoint is complete: checkpoints after the last row are an earlier run's.
     """
 
-    def __init__(self, path, top_ks, epochs_done=0):
+    def __init__(self, path, top_ks, epochs_done=0, trains=True):
         """Continue the rows of `path` up to `epochs_done`; later epochs are trained again.
 
         The log is written at once: an earlier run's log would pass for this one's.
+
+        Args:
+            trains: whether an epoch follows; where none does, the rows of later ones stay.
         """
         self.path = path
         scores = ["loss", *(f"top{k}" for k in top_ks)]
@@ -172,7 +175,9 @@ class History:
         self.rows = {}
         if epochs_done:
             rows = read_rows(path) if os.path.lexists(path) else {}
-            self.rows = {e: row for e, row in rows.items() if e <= epochs_done}
+            self.rows = {e: row for e, row in rows.items() if e <= epochs_done or not trains}
+            known = dict.fromkeys([*self.columns, *(c for row in rows.values() for c in row)])
+            self.columns = list(known)  # also those that this run does not count, as top3
             lost = sorted(set(range(1, epochs_done)) - self.rows.keys()) if rows else ()
             if lost:
                 logging.warning("%s: has no rows of %d epochs before this one", path, len(lost))

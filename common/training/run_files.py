@@ -14,6 +14,7 @@ import numpy as np
 from common.base.files import ROOT, UserError, atomic_open
 from common.data import class_table
 from common.networks import checkpoint
+from common.networks.timm_network import TimmNetwork
 from common.training import curves, event_files, state_owner
 from common.training.flags import parse_top_k
 from common.training.history import History, log_path
@@ -60,10 +61,12 @@ class RunFiles:
         checkpoint.require_one_kind(args.model_prefix, self._network)
         if args.tensorboard:  # before the log of an earlier run is begun anew
             os.makedirs(args.tensorboard, exist_ok=True)
-        self.history = History(log_path(args.model_prefix), parse_top_k(args.top_k), epochs_done)
-        if args.tensorboard:
+        trains = epochs_done < args.num_epochs
+        top_ks = parse_top_k(args.top_k)
+        self.history = History(log_path(args.model_prefix), top_ks, epochs_done, trains)
+        if args.tensorboard and trains:
             event_files.forget_after(args.tensorboard, self._run_name(), epochs_done)
-        if epochs_done >= args.num_epochs:
+        if not trains:
             logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
             return
         if epochs_done:
@@ -141,9 +144,13 @@ class RunFiles:
             )
 
     def _write_config(self, num_devices):
+        flags = dict(vars(self._args))
+        if self._begin_epoch:  # the network stays what the run began with
+            before = flags_before(self._args.model_prefix)
+            flags.update((name, before[name]) for name in of_the_start(self._network) & set(before))
         config = {
             "devices": num_devices,
-            "flags": vars(self._args),
+            "flags": flags,
             "command": sys.argv,
             "head": self._network.head,
             "versions": {
@@ -157,6 +164,18 @@ class RunFiles:
         for prefix in self._prefixes():
             with atomic_open(checkpoint.config_path(prefix)) as stream:
                 json.dump(config, stream, indent=1, default=str)
+
+
+def of_the_start(network):
+    """Return the names of fine-tune.py's flags that shape a network before its first epoch."""
+    names = {"from_scratch", "layer_before_fullc", "pretrained_epoch", "rgb_mean", "rgb_std"}
+    return names if isinstance(network, TimmNetwork) else {*names, "dropout"}
+
+
+def flags_before(prefix):
+    """Return the flags that a run had before it goes on, a dict; empty where they are not known."""
+    flags = read_config(checkpoint.config_path(prefix)).get("flags")
+    return flags if isinstance(flags, dict) else {}
 
 
 def read_config(path):

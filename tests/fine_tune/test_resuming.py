@@ -100,9 +100,18 @@ def test_a_new_run_goes_on_from_itself_and_not_from_what_was_there(script, flags
 def test_a_checkpoint_that_is_not_there_is_no_silent_restart(script, flags, tmp_path):
     said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
     assert "run-symbol.json: not found" in said
-    script("fine-tune.py", *flags, "--num-epochs", 1)
-    said = script("fine-tune.py", *flags, "--load-epoch", 7, status=2).stderr
-    assert "run-0007.params: not found; epochs that are there: 1" in said
+    script("fine-tune.py", *flags, "--num-epochs", 2)
+    for way in ([], ["--resume"]):  # which may be after the first stage, but not before it
+        said = script("fine-tune.py", *flags, *way, "--load-epoch", 7, status=2).stderr
+        assert "run-0007.params: not found; epochs that are there: 1, 2" in said
+
+
+def test_a_run_that_has_nothing_to_train_leaves_later_epochs_in_the_log(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--num-epochs", 2)
+    log = (tmp_path / "run-log.csv").read_text()
+    said = script("fine-tune.py", *flags, "--num-epochs", 1, "--load-epoch", 1).stderr
+    assert "1 epochs are trained already: nothing is left to do" in said
+    assert (tmp_path / "run-log.csv").read_text() == log
 
 
 def test_a_checkpoint_of_other_classes_is_not_trained_on(script, flags, tmp_path):
@@ -166,6 +175,8 @@ def test_a_flag_that_a_checkpoint_has_decided_is_named(script, flags):
     assert "does nothing" not in said
     said = script("fine-tune.py", *flags, "--num-epochs", 3, "--resume", "--dropout", 0.5).stderr
     assert "--dropout 0.5: does nothing to a run that goes on, which began with 0.0" in said
+    said = script("fine-tune.py", *flags, "--num-epochs", 3, "--resume").stderr
+    assert "does nothing" not in said
 
 
 def test_a_wrong_folder_of_tensorboard_leaves_the_log_of_an_earlier_run(script, flags, tmp_path):
