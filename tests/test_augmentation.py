@@ -112,6 +112,17 @@ def test_angles_are_uniform_either_way():
     assert abs(np.mean(angles)) < 2 and abs(np.std(angles) - 30 / math.sqrt(3)) < 1.5
 
 
+def test_a_line_is_cut_and_what_is_too_large_is_one_bad_image():
+    rng, turned = np.random.default_rng(0), Augmentation(rotate=10)
+    assert aug.warp(np.zeros((4, 40_000, 3), np.uint8), turned, rng).shape == (4, 128, 3)
+    for image, settings in (
+        (np.zeros((1100, 33_000, 3), np.uint8), turned),
+        (np.zeros((300, 4_000, 3), np.uint8), Augmentation(scale=(9, 9))),
+    ):
+        with pytest.raises(ValueError, match=r"pixels, too large to be turned, sheared or scaled"):
+            aug.warp(image, settings, rng)
+
+
 def test_scale_changes_the_size_and_stretch_the_shape():
     rng = np.random.default_rng(0)
     assert aug.warp(bar(), Augmentation(scale=(2, 2)), rng).shape == (202, 202, 3)

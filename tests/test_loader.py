@@ -16,7 +16,7 @@ from benchmarks.made_up import encode, make_photograph, write_records
 from common.base.files import UserError
 from common.data.augmentation import Augmentation, train_image
 from common.data.image import decode, eval_crops, eval_image
-from common.data.loader import FileSource, Loader, RecordSource
+from common.data.loader import FileSource, Loader, RecordSource, random_numbers
 from common.data.recordio import ListEntry, format_list
 from common.data.sampling import class_shares, epoch_order, part_positions
 
@@ -278,6 +278,21 @@ def test_too_many_damaged_photographs_stop_the_run_with_a_list(damaged):
     with pytest.raises(UserError, match=r"2 of 21 .*--max-bad-images allows 1") as error:
         list(load(RecordSource(damaged)))
     assert "record 3: is cut short" in str(error.value) and "record 10" in str(error.value)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_photographs_none_of_which_can_be_read_are_no_black_images(tmp_path, count):
+    rec = write_records(tmp_path / "x", [b"<html>404</html>"] * count, range(count))
+    message = f"{count} of {count} images cannot be read, and none takes their place; fix them:"
+    with pytest.raises(UserError, match=message) as error:
+        list(load(RecordSource(rec), max_bad_images=1))
+    assert "record 0: is a web page" in str(error.value)
+
+
+def test_every_seed_gives_numbers_of_its_own():
+    seeds = (0, 1, 2**62, 2**63, 2**63 + 1000, 2**64 - 5, 2**64 - 1)
+    drawn = {random_numbers(seed, 0, 0).integers(2**62) for seed in seeds}
+    assert len(drawn) == len(seeds)
 
 
 def test_without_replacement_a_damaged_photograph_is_reported_missing(damaged):

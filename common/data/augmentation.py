@@ -13,9 +13,18 @@ from typing import Tuple
 import cv2
 import numpy as np
 
-from common.data.image import center_crop, cover, crop, mirror, resize, resize_shorter_side
+from common.data.image import (
+    center_crop,
+    cover,
+    crop,
+    mirror,
+    resize,
+    resize_shorter_side,
+    shorten,
+)
 from common.data.rand_augment import rand_augment
 
+_MAX_WARPED = (1 << 15) - 1  # OpenCV warps no side of as many pixels
 _GREY = np.array([0.114, 0.587, 0.299])  # BT.601 luma, of B, G and R
 # Principal components of ImageNet's colours on the 0 to 255 scale (Krizhevsky et al. 2012), one
 # row for each channel, in BGR order.
@@ -176,6 +185,7 @@ def warp(image, augmentation, rng):
         augmentation.stretch,
     )
     angle, shear, scale, stretch = (rng.uniform(*limits) for limits in ranges)
+    image = shorten(image)
     # Stretching keeps the sum of the sides.
     x, y = 2 * scale * stretch / (1 + stretch), 2 * scale / (1 + stretch)
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -187,6 +197,8 @@ def warp(image, augmentation, rng):
     )
     height, width = image.shape[:2]
     size = max(1, round(width * scale)), max(1, round(height * scale))
+    if max(*size, width, height) >= _MAX_WARPED:
+        raise ValueError(f"is {width}x{height} pixels, too large to be turned, sheared or scaled")
     shift = (np.array(size) - linear @ (width, height)) / 2
     return cv2.warpAffine(
         image,

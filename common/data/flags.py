@@ -127,7 +127,7 @@ def add_data_aug_args(parser):
         "--max-random-aspect-ratio",
         type=number,
         help="largest width to height; without a least one: how far it is from 1 at most"
-        " (default: 4/3 for the random resized crop, else 0)",
+        " (default: 4/3 for the random resized crop, else 0; with a least one: 1, or that one)",
     )
     add("--min-random-aspect-ratio", type=number, help="least width to height (default: 3/4)")
     add("--resize", type=whole, help="without it: shorter side in pixels (default: validation's)")

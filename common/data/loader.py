@@ -316,7 +316,7 @@ class Loader:
     def _finish_batch(self, batch, tasks, mix):
         for task in tasks:
             task.result()
-        if len(self.bad) > self.max_bad:
+        if len(self.bad) > self.max_bad or (self.replace_bad and batch.missing):
             raise UserError(self._too_many_bad())
         batch.missing.sort()
         if mix is not None:
@@ -374,10 +374,12 @@ class Loader:
         lines = [f"  {self.source.name(number)}: {why}" for number, why in sorted(self.bad.items())]
         if len(lines) > _LARGEST_LIST:
             lines[_LARGEST_LIST:] = [f"  and {len(lines) - _LARGEST_LIST} more"]
-        return (
-            f"{len(self.bad)} of {len(self.source)} images cannot be read (--max-bad-images allows"
-            f" {self.max_bad}); fix them, or allow more:\n" + "\n".join(lines)
-        )
+        what = f"{len(self.bad)} of {len(self.source)} images cannot be read"
+        if len(self.bad) > self.max_bad:
+            what += f" (--max-bad-images allows {self.max_bad}); fix them, or allow more:"
+        else:
+            what += ", and none takes their place; fix them:"
+        return "\n".join([what, *lines])
 
 
 def random_numbers(seed, epoch, position, stream=0):
@@ -387,5 +389,5 @@ def random_numbers(seed, epoch, position, stream=0):
     fast as the first: 0.013 ms, and 0.022 ms for `default_rng` of three numbers. An image may draw
     2 ** 64 of them.
     """
-    counter = (0, position, stream, 0)
-    return np.random.Generator(np.random.Philox(key=(seed, epoch), counter=counter))
+    key, counter = np.array([seed, epoch], np.uint64), (0, position, stream, 0)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

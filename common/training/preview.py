@@ -34,7 +34,7 @@ def preview(loader, path):
     Raises:
         UserError: the name has no ending of an image file, or its folder does not exist.
     """
-    if not cv2.haveImageWriter(path):
+    if not path.lower().endswith((".png", ".jpg", ".jpeg")) or not os.path.splitext(path)[1]:
         raise UserError(f"--preview {path}: must end in .png or .jpg")
     with contextlib.closing(iter(loader)) as batches:
         batch = next(batches)

@@ -248,7 +248,7 @@ def test_a_preview_shows_the_batch_with_its_labels(folder, tmp_path):
     assert (sheet[166:184, :40] < 50).any()  # the label
 
 
-@pytest.mark.parametrize("name", ["sheet", "sheet.pdf"])
+@pytest.mark.parametrize("name", ["sheet", "sheet.pdf", "sheet.exr", "sheet.pbm", ".png"])
 def test_a_preview_of_no_kind_of_image_is_refused(folder, tmp_path, name):
     train, _ = loaders(folder)
     with pytest.raises(UserError, match="must end in"):
