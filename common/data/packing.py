@@ -35,9 +35,10 @@ def pack_list(
         Summary; `was_complete` where `resume` found a finished result of the same settings.
 
     Raises:
-        UserError: a bad list, a path that leads out of `root`, another run that packs the list,
-            settings that differ from those of the partial file, with `strict` the first image that
-            fails, none of the first 100 images can be packed.
+        UserError: a bad list, a path that leads out of `root`, a folder that has the name of a
+            result, another run that packs the list, settings that differ from those of the partial
+            file, with `strict` the first image that fails, none of the first 100 images can be
+            packed.
     """
     settings = settings or Settings()
     entries = read_list(list_path)
@@ -48,6 +49,7 @@ def pack_list(
     cv2.setNumThreads(1)  # the workers keep the cores busy
     keep_freed_memory()
     run = PackingRun(list_path, root, settings)
+    run.require_targets()  # hours before `finish` would find it
     pack = partial(_pack_entry, root, settings)
 
     def is_fixed(failure):

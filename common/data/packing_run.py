@@ -14,7 +14,7 @@ from dataclasses import asdict
 
 import cv2
 
-from common.base.files import UserError, atomic_open, open_own, require_own
+from common.base.files import UserError, atomic_open, open_own, require_own, require_target
 from common.data.encoding import is_cut_short
 from common.data.recordio import DamagedRecord, map_file, read_record
 
@@ -40,6 +40,11 @@ class PackingRun:
         self._settings = _all_settings(list_path, root, settings)
         self.num_records, self._num_bytes, self.failures = 0, 0, []
         self._sent_to_disk = 0
+
+    def require_targets(self):
+        """Raise `UserError` if no file can be written under the name of one of the results."""
+        for path in (self.rec_path, self.idx_path, self.failed_path, self._journal_path):
+            require_target(path)
 
     def is_begun(self):
         """Return whether a run that stopped left its files."""

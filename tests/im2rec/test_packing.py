@@ -148,6 +148,17 @@ def test_a_bad_line_of_the_list_is_named(script, ours, photographs):
     assert error == f"im2rec.py: {ours}.lst:2: not INDEX<tab>LABEL<tab>PATH: '1 0 Aves/tall.jpg'\n"
 
 
+@pytest.mark.parametrize("suffix", [".rec", ".idx", ".rec.failed.txt", ".rec.journal"])
+def test_a_folder_with_the_name_of_a_result_is_found_before_anything_is_packed(
+    script, ours, photographs, suffix
+):
+    os.mkdir(f"{ours}{suffix}")
+    error = script("im2rec.py", ours, photographs, status=2).stderr
+    fix = "is a folder; remove it or choose another name for the file"
+    assert error == f"im2rec.py: {ours}{suffix}: {fix}\n"
+    assert {path.name for path in ours.parent.iterdir()} == {"train.lst", f"train{suffix}"}
+
+
 def test_two_runs_do_not_write_one_file(script, ours, photographs):
     with exclusive_lock(f"{ours}.rec", "writing it"):
         for arguments in ([ours, photographs], ["--reindex", ours]):
