@@ -220,6 +220,19 @@ def test_what_is_whole_is_left_alone_by_resume(script, prefix, photographs):
     assert os.stat(f"{prefix}.rec").st_mtime_ns > before
 
 
+@pytest.mark.parametrize("flags", [[], ["--resume"]])
+def test_a_wrong_root_leaves_what_is_finished_as_it_was(script, prefix, photographs, flags):
+    script("im2rec.py", *FLAGS, prefix, photographs, status=1)
+    before = {path.name: path.read_bytes() for path in prefix.parent.iterdir()}
+    (prefix.parent / "wrong").mkdir()
+    error = script("im2rec.py", *FLAGS, *flags, prefix, prefix.parent / "wrong", status=2).stderr
+    assert "none of the first 100 images" in error
+    (prefix.parent / "wrong").rmdir()
+    assert {path.name: path.read_bytes() for path in prefix.parent.iterdir()} == before
+    done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert "was complete already" in done.stdout
+
+
 def test_resume_packs_an_image_that_was_mended(script, tmp_path, photographs):
     for number in range(6):
         shutil.copy(photographs / f"{number}.jpg", tmp_path)
@@ -252,9 +265,23 @@ def one_photograph(tmp_path, photographs):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["train.rec.partial", "train.idx.partial", "train.rec.journal"])
+def test_resume_goes_on_with_the_journal_of_an_earlier_version(script, stopped, photographs, whole):
+    """Earlier versions had one journal, of the run in progress or of what was finished."""
+    os.rename(f"{stopped}.rec.journal.partial", f"{stopped}.rec.journal")
+    done = script("im2rec.py", *FLAGS, "--resume", stopped, photographs, status=1)
+    assert int(done.stderr.split("packing train.lst: ")[1].split("/")[0]) < NUM_IMAGES * 0.6
+    assert contents(stopped) == whole
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("train.rec.partial", "train.idx.partial"),
+        *("train.rec.journal", "train.rec.journal.partial"),
+    ],
+)
 def test_a_link_in_the_place_of_an_earlier_part_is_removed(one_photograph, name):
-    os.remove(one_photograph / name)
+    (one_photograph / name).unlink(missing_ok=True)
     (one_photograph / name).symlink_to("precious")
     pack_list(str(one_photograph / "train.lst"), str(one_photograph))
     assert RecordFile(str(one_photograph / "train.rec")).keys.tolist() == [0]
@@ -272,9 +299,9 @@ def test_a_link_is_not_taken_for_the_part_to_go_on_with(one_photograph, name):
 
 def test_a_link_that_is_planted_while_records_are_packed_is_not_followed(one_photograph):
     run = PackingRun(str(one_photograph / "train.lst"), str(one_photograph), Settings())
-    os.remove(one_photograph / "train.rec.journal")
-    (one_photograph / "train.rec.journal").symlink_to("precious")
-    with pytest.raises(UserError, match="journal: is a link"), run.writing():
+    os.remove(one_photograph / "train.rec.journal.partial")
+    (one_photograph / "train.rec.journal.partial").symlink_to("precious")
+    with pytest.raises(UserError, match=r"journal\.partial: is a link"), run.writing():
         pass
     assert (one_photograph / "precious").read_bytes() == b"precious"
 

@@ -1,8 +1,9 @@
 """The files of one packing run: what is packed, what failed, and how they become the result.
 
-While a run works, the records lie in `train.rec.partial` and their index in `train.idx.partial`;
-both are renamed when the last image is done. `train.rec.journal` holds the settings of the
-records and the images that failed, so that a run can go on where another one stopped.
+While a run works, the records lie in `train.rec.partial` and their index in `train.idx.partial`.
+`train.rec.journal.partial` holds the settings of the records and the images that failed, so that
+a run can go on where another one stopped. All three are renamed when the last image is done; until
+then the files of an earlier run stay as they are.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ class PackingRun:
         self.failed_path = f"{prefix}.rec.failed.txt"
         self._journal_path = f"{prefix}.rec.journal"
         self._rec_partial, self._idx_partial = f"{prefix}.rec.partial", f"{prefix}.idx.partial"
+        self._journal_partial = f"{prefix}.rec.journal.partial"
         self._settings = _all_settings(list_path, root, settings)
         self.num_records, self._num_bytes, self.failures = 0, 0, []
         self._sent_to_disk = 0
@@ -52,7 +54,7 @@ class PackingRun:
 
     def finished_summary(self):
         """Return the summary of the finished result of the same settings; None without one."""
-        settings, failures, finished = self._read_journal()
+        settings, failures, finished = self._read_journal(self._journal_path)
         is_complete = (
             not os.path.exists(self._rec_partial)
             and os.path.exists(self.idx_path)
@@ -76,8 +78,8 @@ class PackingRun:
     def remove_if_empty(self):
         """Remove the files of a run that has packed nothing: the next one may have another root."""
         if not self.num_records:
-            os.remove(self._rec_partial)
-            os.remove(self._idx_partial)
+            for path in (self._rec_partial, self._idx_partial, self._journal_partial):
+                os.remove(path)
 
     def take_back(self):
         """Make the finished files a run that is begun again, because failed images were fixed."""
@@ -94,9 +96,12 @@ class PackingRun:
         Raises:
             UserError: it was begun with another list or other settings.
         """
-        settings, failures, _ = self._read_journal()
+        journal = self._journal_partial
+        if not os.path.exists(journal):  # stopped while the files were renamed
+            journal = self._journal_path
+        settings, failures, _ = self._read_journal(journal)
         self._check_settings(settings)
-        if not os.path.exists(self._idx_partial):  # stopped while the files were renamed
+        if not os.path.exists(self._idx_partial):  # stopped just after that
             with suppress(FileNotFoundError):
                 os.replace(self.idx_path, self._idx_partial)
         with open(self._idx_partial, "a+b", opener=open_own) as stream:
@@ -133,7 +138,7 @@ class PackingRun:
         try:
             with _appending(self._rec_partial) as self._rec, _appending(
                 self._idx_partial
-            ) as self._idx, _appending(self._journal_path) as self._journal:
+            ) as self._idx, _appending(self._journal_partial) as self._journal:
                 yield
                 for stream in (self._rec, self._idx, self._journal):
                     stream.flush()
@@ -176,6 +181,7 @@ class PackingRun:
         self._write_journal({"finished": finished})
         with suppress(FileNotFoundError):
             os.remove(self.rec_path)  # an older one, which the new index would not fit
+        os.replace(self._journal_partial, self._journal_path)
         os.replace(self._idx_partial, self.idx_path)
         os.replace(self._rec_partial, self.rec_path)
         return Summary(self.rec_path, self.num_records, self.failures, self._num_bytes, False)
@@ -199,17 +205,17 @@ class PackingRun:
                 )
 
     def _write_journal(self, *last):
-        """Write the journal anew: the settings, the failures so far, and `last`."""
+        """Write the journal of this run anew: the settings, the failures so far, and `last`."""
         failures = (failure._asdict() for failure in self.failures)
-        with atomic_open(self._journal_path, "wb") as stream:
+        with atomic_open(self._journal_partial, "wb") as stream:
             for entry in ({"settings": self._settings}, *failures, *last):
                 stream.write(_json_line(entry))
 
-    def _read_journal(self):
+    def _read_journal(self, path):
         """Return (settings, failures, {packed, bytes} where finished)."""
         settings, failures, finished = {}, [], {}
         with suppress(OSError, ValueError, KeyError, TypeError):  # the last line may be cut short
-            with open(self._journal_path, "rb") as stream:
+            with open(path, "rb") as stream:
                 for line in stream:
                     entry = json.loads(line)
                     settings = entry.pop("settings", settings)

@@ -179,8 +179,8 @@ def make_records(scripts, sample, folder):
         resume=["--resume"],
         status=1,
         temporaries=[
-            *(".tmp-train.rec.journal", "train.rec.partial", "train.idx.partial"),
-            ".tmp-train.rec.failed.txt",
+            *("train.rec.partial", "train.idx.partial", "train.rec.journal.partial"),
+            *(".tmp-train.rec.journal.partial", ".tmp-train.rec.failed.txt"),
         ],
     )
 

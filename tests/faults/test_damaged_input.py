@@ -291,9 +291,8 @@ def fault(case, done, before, after):
             lines = [line for line in done.stderr.splitlines() if name in line]
         if len(lines) != 1:
             return "complains in more lines than one"
-        # Training and packing find damaged photographs on the way, and have begun by then.
-        begun = {"run-log.csv", "train.rec.journal"}
-        written = {key for key in after if after[key] != before.get(key)} - begun
+        # Training finds damaged photographs on the way, and has begun by then.
+        written = {key for key in after if after[key] != before.get(key)} - {"run-log.csv"}
         return "complains, and writes" if written or before.keys() - after.keys() else None
     results = (after.keys() | case.whole.keys()) - {case.reader.path}
     same = all(after.get(key) == case.whole.get(key) for key in results)
