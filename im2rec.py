@@ -18,7 +18,7 @@ two things: hidden files and folders (.thumbnails, __MACOSX, @eaDir, Thumbs.db) 
 links to a folder that they lie in are not entered.
 """
 
-from common.base.script import run_script, stop_while_importing
+from common.base.script import run_script, start_log, stop_while_importing
 
 stop_while_importing()
 
@@ -118,6 +118,7 @@ def ratio(text):
 def main():
     """Do what the flags ask for; return the exit status."""
     args = parse_args()
+    start_log(is_plain=True)
     prefix, ending = os.path.splitext(args.prefix)
     if ending not in (".lst", ".rec", ".idx"):
         prefix = args.prefix

@@ -216,8 +216,19 @@ def test_what_is_whole_is_left_alone_by_resume(script, prefix, photographs):
     assert "295 packed, 5 failed" in done.stdout
     assert "was complete already" in done.stdout
     assert os.stat(f"{prefix}.rec").st_mtime_ns == before
-    script("im2rec.py", "--resume", "--resize", "100", prefix, photographs, status=1)
+
+
+def test_resume_says_why_it_packs_what_is_whole_anew(script, prefix, photographs):
+    script("im2rec.py", *FLAGS, prefix, photographs, status=1)
+    before = os.stat(f"{prefix}.rec").st_mtime_ns
+    flags = ["--resize", "100", "--num-thread", "2", "--resume"]
+    error = script("im2rec.py", *flags, prefix, photographs, status=1).stderr
+    why = f"{prefix}.rec: was packed with another resize (300, not 100): packing anew"
+    assert error.splitlines()[0] == why
     assert os.stat(f"{prefix}.rec").st_mtime_ns > before
+    os.symlink(photographs, prefix.parent / "linked")
+    error = script("im2rec.py", *flags, prefix, prefix.parent / "linked", status=1).stderr
+    assert f"another root ({photographs}, not {prefix.parent}/linked): packing anew" in error
 
 
 @pytest.mark.parametrize("flags", [[], ["--resume"]])

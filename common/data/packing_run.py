@@ -8,6 +8,7 @@ then the files of an earlier run stay as they are.
 
 import hashlib
 import json
+import logging
 import os
 from collections import namedtuple
 from contextlib import contextmanager, suppress
@@ -53,7 +54,10 @@ class PackingRun:
         return os.path.exists(self._rec_partial)
 
     def finished_summary(self):
-        """Return the summary of the finished result of the same settings; None without one."""
+        """Return the summary of the finished result of the same settings; None without one.
+
+        A warning names what differs in the result of other settings.
+        """
         settings, failures, finished = self._read_journal(self._journal_path)
         is_complete = (
             not os.path.exists(self._rec_partial)
@@ -61,7 +65,11 @@ class PackingRun:
             and os.path.exists(self.rec_path)
             and os.path.getsize(self.rec_path) == finished.get("bytes")
         )
-        if not is_complete or settings != self._settings:
+        if not is_complete:
+            return None
+        difference = self._difference(settings)
+        if difference:
+            logging.warning("%s: was packed with %s: packing anew", self.rec_path, difference)
             return None
         return Summary(self.rec_path, finished["packed"], failures, finished["bytes"], True)
 
@@ -100,7 +108,12 @@ class PackingRun:
         if not os.path.exists(journal):  # stopped while the files were renamed
             journal = self._journal_path
         settings, failures, _ = self._read_journal(journal)
-        self._check_settings(settings)
+        difference = self._difference(settings)
+        if difference:
+            raise UserError(
+                f"{self._rec_partial}: was begun with {difference}; remove it, or leave out "
+                "--resume, to pack anew"
+            )
         if not os.path.exists(self._idx_partial):  # stopped just after that
             with suppress(FileNotFoundError):
                 os.replace(self.idx_path, self._idx_partial)
@@ -195,14 +208,12 @@ class PackingRun:
                     line = "{}\t{}\t{}\n".format(*failure)
                     stream.write(line.encode("utf-8", "surrogateescape"))
 
-    def _check_settings(self, settings):
+    def _difference(self, settings):
+        """Return the first setting in which others differ from those of this run; None if none."""
         for name, value in self._settings.items():
             if settings.get(name) != value:
-                raise UserError(
-                    f"{self._rec_partial}: was begun with another {name} "
-                    f"({settings.get(name)}, not {value}); remove it, or leave out --resume, to "
-                    "pack anew"
-                )
+                return f"another {name} ({settings.get(name)}, not {value})"
+        return None
 
     def _write_journal(self, *last):
         """Write the journal of this run anew: the settings, the failures so far, and `last`."""
