@@ -188,6 +188,45 @@ def test_what_a_lost_power_spoilt_is_packed_again(
     assert contents(stopped) == whole
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('"x"', '"settings"', "5", "null", "[]", '["finished"]', '{"settings": 5}', "[" * 100_000),
+        *('{"finished": 5}', '{"index": 970, "path": 5, "reason": "x"}', '{"index": 970}'),
+        '{"index": "970", "path": "missing 30.jpg", "reason": "x"}',
+        '{"index": 970, "path": "\\ud800", "reason": "x"}',
+    ],
+)
+def test_what_a_damaged_journal_does_not_confirm_is_packed_again(
+    script, stopped, photographs, whole, line
+):
+    journal = stopped.with_suffix(".rec.journal.partial")
+    settings, *failures = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([settings, f"{line}\n", *failures]))
+    script("im2rec.py", *FLAGS, "--resume", stopped, photographs, status=1)
+    assert contents(stopped) == whole
+
+
+@pytest.mark.parametrize("line", ["5", '[["bytes", SIZE]]', '{"packed": "x", "bytes": SIZE}'])
+def test_a_result_that_its_journal_does_not_confirm_is_packed_again(
+    script, prefix, photographs, whole, line
+):
+    script("im2rec.py", *FLAGS, prefix, photographs, status=1)
+    *rest, _ = prefix.with_suffix(".rec.journal").read_text().splitlines(keepends=True)
+    finished = line.replace("SIZE", str(len(whole[0])))
+    journal = "".join([*rest, f'{{"finished": {finished}}}\n'])
+    prefix.with_suffix(".rec.journal").write_text(journal)
+    done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert f"295 packed, 5 failed, {len(whole[0])} bytes\n" in done.stdout
+    assert contents(prefix) == whole
+
+
+def test_a_journal_without_settings_is_one_line(script, stopped, photographs):
+    stopped.with_suffix(".rec.journal.partial").write_text('{"settings": 5}\n')
+    error = script("im2rec.py", *FLAGS, "--resume", stopped, photographs, status=2).stderr
+    assert "train.rec.partial: was begun with another resize (None, not 300); remove it" in error
+
+
 def test_other_flags_are_not_mixed_into_a_partial_file(script, stopped, photographs, whole):
     flags = ["--resize", "200", "--num-thread", "2", "--resume"]
     error = script("im2rec.py", *flags, stopped, photographs, status=2).stderr

@@ -205,8 +205,7 @@ class PackingRun:
         if self.failures:
             with atomic_open(self.failed_path, "wb") as stream:
                 for failure in self.failures:
-                    line = "{}\t{}\t{}\n".format(*failure)
-                    stream.write(line.encode("utf-8", "surrogateescape"))
+                    stream.write(_failed_line(failure))
 
     def _difference(self, settings):
         """Return the first setting in which others differ from those of this run; None if none."""
@@ -223,16 +222,24 @@ class PackingRun:
                 stream.write(_json_line(entry))
 
     def _read_journal(self, path):
-        """Return (settings, failures, {packed, bytes} where finished)."""
+        """Return (settings, failures, {packed, bytes} where finished).
+
+        Reading ends at the first line that no run writes: the last one may be cut short, and a
+        damaged file may hold anything.
+        """
         settings, failures, finished = {}, [], {}
-        with suppress(OSError, ValueError, KeyError, TypeError):  # the last line may be cut short
+        with suppress(OSError, ValueError, TypeError, RecursionError):
             with open(path, "rb") as stream:
                 for line in stream:
                     entry = json.loads(line)
-                    settings = entry.pop("settings", settings)
-                    finished = entry.pop("finished", finished)
-                    if entry:
-                        failures.append(Failure(**entry))
+                    if "settings" in entry:
+                        settings = dict(entry["settings"])
+                    elif "finished" in entry:
+                        finished = _of_types(entry["finished"], packed=int, bytes=int)
+                    else:
+                        failure = Failure(**_of_types(entry, index=int, path=str, reason=str))
+                        _failed_line(failure)  # `finish` has to write it
+                        failures.append(failure)
         return settings, failures, finished
 
 
@@ -247,6 +254,19 @@ def _cut(path, num_bytes):
 
 def _json_line(entry):
     return json.dumps(entry).encode() + b"\n"
+
+
+def _of_types(entry, **types):
+    """Return an object of a journal; raise `TypeError` unless it has these names and types."""
+    content = dict(entry)
+    if {name: type(value) for name, value in content.items()} != types:
+        raise TypeError
+    return content
+
+
+def _failed_line(failure):
+    """Return a line of `train.rec.failed.txt`; raise `ValueError` where it cannot be encoded."""
+    return "{}\t{}\t{}\n".format(*failure).encode("utf-8", "surrogateescape")
 
 
 def _intact_records(rec_path, offsets):
