@@ -9,8 +9,8 @@
 
 Reads PREFIX.lst and the images below ROOT. Writes PREFIX.rec and PREFIX.idx when they are complete,
 names images that cannot be packed in PREFIX.rec.failed.txt (exit status 1), and keeps
-PREFIX.rec.journal for --resume. The bytes differ from MXNet's only for a WebP with an EXIF
-orientation: it is turned.
+PREFIX.rec.journal for --resume, which packs what failed and is whole now. The bytes differ from
+MXNet's only for a WebP with an EXIF orientation: it is turned.
 
 --list writes PREFIX.lst, or e.g. PREFIX_train.lst, and with --recursive the names of the
 classes, one a line in the order of the labels: PREFIX.classes.txt. The lists differ from MXNet's in

@@ -138,6 +138,12 @@ def test_an_index_is_written_as_mxnet_writes_it(tmp_path, write_with_mxnet):
     assert (tmp_path / "ours.idx").read_bytes() == (tmp_path / "mxnet.idx").read_bytes()
 
 
+def test_the_frames_of_the_records_are_the_file(rec_path):
+    records = RecordFile(rec_path)
+    with open(rec_path, "rb") as stream:
+        assert b"".join(map(records.frame, range(len(records)))) == stream.read()
+
+
 def test_a_damaged_record_is_named_and_the_others_are_read(rec_path):
     offset = int(RecordFile(rec_path).offsets[1])
     with open(rec_path, "r+b") as stream:

@@ -3,7 +3,6 @@
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 import cv2
 
@@ -28,8 +27,9 @@ def pack_list(
 
     The result is that of MXNet's `im2rec.py` for the same list, byte for byte. An image that cannot
     be packed is left out and named in `PREFIX.rec.failed.txt`. `resume` goes on where a run
-    stopped, or at an earlier image that failed then and can be packed now. A list may come from
-    an unknown source: its paths may lead out of `root` only with `allow_outside`.
+    stopped, or at an earlier image that failed then and can be packed now; over a finished result
+    it packs only what had failed, and takes all other records over. A list may come from an
+    unknown source: its paths may lead out of `root` only with `allow_outside`.
 
     Returns:
         Summary; `was_complete` where `resume` found a finished result of the same settings.
@@ -50,19 +50,24 @@ def pack_list(
     keep_freed_memory()
     run = PackingRun(list_path, root, settings)
     run.require_targets()  # hours before `finish` would find it
-    pack = partial(_pack_entry, root, settings)
+
+    def pack(entry):
+        return run.take_over(entry.index) or _pack_entry(root, settings, entry)
 
     def is_fixed(failure):
         return not isinstance(pack(ListEntry(failure.index, 0.0, failure.path)), Failure)
 
     with exclusive_lock(run.rec_path, "writing it"):
-        finished = run.finished_summary() if resume else None
+        if resume:
+            run.end_renaming()
+        begun = resume and run.is_begun()
+        finished = run.finished_summary() if resume and not begun else None
         if finished and not any(map(is_fixed, finished.failures)):
             return finished
-        if finished:
-            run.take_back()
-        begun = resume and run.is_begun()
-        position = run.reopen(entries, is_fixed) if begun else run.begin()
+        if begun:
+            position = run.reopen(entries, is_fixed)
+        else:
+            position = run.begin(takes_over=finished is not None)
         for failure in run.failures:
             _check_failure(root, failure, strict, run, len(entries))
         title = f"packing {os.path.basename(list_path)}"

@@ -3,7 +3,8 @@
 While a run works, the records lie in `train.rec.partial` and their index in `train.idx.partial`.
 `train.rec.journal.partial` holds the settings of the records and the images that failed, so that
 a run can go on where another one stopped. All three are renamed when the last image is done; until
-then the files of an earlier run stay as they are.
+then the files of an earlier run stay as they are, and a run that only packs what had failed takes
+all other records over from them.
 """
 
 import hashlib
@@ -16,9 +17,9 @@ from dataclasses import asdict
 
 import cv2
 
-from common.base.files import UserError, atomic_open, open_own, require_own, require_target
+from common.base.files import UserError, atomic_open, open_own, require_target
 from common.data.encoding import is_cut_short
-from common.data.recordio import DamagedRecord, map_file, read_record
+from common.data.recordio import DamagedRecord, RecordFile, map_file, read_record
 
 # After a loss of power the last records may not be on the disk: those of about half a minute.
 UNSURE_RECORDS = 10000
@@ -27,6 +28,7 @@ UNSURE_RECORDS = 10000
 BYTES_TO_THE_DISK = 8 << 20
 
 Failure = namedtuple("Failure", ["index", "path", "reason"])
+Journal = namedtuple("Journal", ["settings", "failures", "finished", "takes_over"])
 Summary = namedtuple("Summary", ["rec_path", "packed", "failures", "num_bytes", "was_complete"])
 
 
@@ -40,9 +42,15 @@ class PackingRun:
         self._journal_path = f"{prefix}.rec.journal"
         self._rec_partial, self._idx_partial = f"{prefix}.rec.partial", f"{prefix}.idx.partial"
         self._journal_partial = f"{prefix}.rec.journal.partial"
+        self._renames = [
+            (self._journal_partial, self._journal_path),
+            (self._idx_partial, self.idx_path),
+            (self._rec_partial, self.rec_path),  # the last one: while it is there, a run is begun
+        ]
         self._settings = _all_settings(list_path, root, settings)
         self.num_records, self._num_bytes, self.failures = 0, 0, []
         self._sent_to_disk = 0
+        self._finished, self._positions = None, {}  # the records that are taken over
 
     def require_targets(self):
         """Raise `UserError` if no file can be written under the name of one of the results."""
@@ -53,15 +61,20 @@ class PackingRun:
         """Return whether a run that stopped left its files."""
         return os.path.exists(self._rec_partial)
 
+    def end_renaming(self):
+        """Rename the files of a run that was stopped while it renamed them."""
+        finished = self._read_journal().finished
+        if self.is_begun() and os.path.getsize(self._rec_partial) == finished.get("bytes"):
+            self._rename([names for names in self._renames if os.path.exists(names[0])])
+
     def finished_summary(self):
         """Return the summary of the finished result of the same settings; None without one.
 
         A warning names what differs in the result of other settings.
         """
-        settings, failures, finished = self._read_journal(self._journal_path)
+        settings, failures, finished, _ = _read_journal(self._journal_path)
         is_complete = (
-            not os.path.exists(self._rec_partial)
-            and os.path.exists(self.idx_path)
+            os.path.exists(self.idx_path)
             and os.path.exists(self.rec_path)
             and os.path.getsize(self.rec_path) == finished.get("bytes")
         )
@@ -73,8 +86,16 @@ class PackingRun:
             return None
         return Summary(self.rec_path, finished["packed"], failures, finished["bytes"], True)
 
-    def begin(self):
-        """Start with the first image; return its position."""
+    def begin(self, takes_over=False):
+        """Start with the first image; return its position.
+
+        With `takes_over`, `take_over` returns the finished records, of the same settings.
+
+        Raises:
+            UserError: their index is not theirs.
+        """
+        if takes_over:
+            self._open_finished()
         for path in (self._rec_partial, self._idx_partial):  # before the journal is another's
             with suppress(FileNotFoundError):
                 os.remove(path)
@@ -89,12 +110,16 @@ class PackingRun:
             for path in (self._rec_partial, self._idx_partial, self._journal_partial):
                 os.remove(path)
 
-    def take_back(self):
-        """Make the finished files a run that is begun again, because failed images were fixed."""
-        require_own(self.rec_path)
-        require_own(self.idx_path)
-        os.replace(self.rec_path, self._rec_partial)
-        os.replace(self.idx_path, self._idx_partial)
+    def _open_finished(self):
+        self._finished = RecordFile(self.rec_path, self.idx_path)
+        self._positions = {key: n for n, key in enumerate(self._finished.keys.tolist())}
+
+    def take_over(self, index):
+        """Return (key, framed record) of an image that the finished records hold; None without."""
+        if index in self._positions:
+            with suppress(DamagedRecord):  # its photograph is packed again
+                return index, self._finished.frame(self._positions[index])
+        return None
 
     def reopen(self, entries, is_fixed):
         """Keep what a stopped run packed; return the position of the first image to pack now.
@@ -104,19 +129,15 @@ class PackingRun:
         Raises:
             UserError: it was begun with another list or other settings.
         """
-        journal = self._journal_partial
-        if not os.path.exists(journal):  # stopped while the files were renamed
-            journal = self._journal_path
-        settings, failures, _ = self._read_journal(journal)
+        settings, failures, _, takes_over = self._read_journal()
         difference = self._difference(settings)
         if difference:
             raise UserError(
                 f"{self._rec_partial}: was begun with {difference}; remove it, or leave out "
                 "--resume, to pack anew"
             )
-        if not os.path.exists(self._idx_partial):  # stopped just after that
-            with suppress(FileNotFoundError):
-                os.replace(self.idx_path, self._idx_partial)
+        if takes_over and self.finished_summary():
+            self._open_finished()
         with open(self._idx_partial, "a+b", opener=open_own) as stream:
             stream.seek(0)
             lines = stream.read().splitlines(keepends=True)
@@ -185,19 +206,20 @@ class PackingRun:
         self.failures.append(failure)
 
     def finish(self):
-        """Rename the finished files; return the summary.
-
-        At any moment each of the two is complete or absent, and `--resume` can continue.
-        """
+        """Rename the finished files; return the summary."""
+        self._finished, self._positions = None, {}  # Windows removes no file that is open
         self._write_failures()
         finished = {"packed": self.num_records, "bytes": self._num_bytes}
         self._write_journal({"finished": finished})
+        self._rename(self._renames)
+        return Summary(self.rec_path, self.num_records, self.failures, self._num_bytes, False)
+
+    def _rename(self, names):
+        """At any moment each of the files is complete or absent, and `--resume` can continue."""
         with suppress(FileNotFoundError):
             os.remove(self.rec_path)  # an older one, which the new index would not fit
-        os.replace(self._journal_partial, self._journal_path)
-        os.replace(self._idx_partial, self.idx_path)
-        os.replace(self._rec_partial, self.rec_path)
-        return Summary(self.rec_path, self.num_records, self.failures, self._num_bytes, False)
+        for partial, path in names:
+            os.replace(partial, path)
 
     def _write_failures(self):
         with suppress(FileNotFoundError):
@@ -216,31 +238,40 @@ class PackingRun:
 
     def _write_journal(self, *last):
         """Write the journal of this run anew: the settings, the failures so far, and `last`."""
+        first = {"settings": self._settings, "takes_over": self._finished is not None}
         failures = (failure._asdict() for failure in self.failures)
         with atomic_open(self._journal_partial, "wb") as stream:
-            for entry in ({"settings": self._settings}, *failures, *last):
+            for entry in (first, *failures, *last):
                 stream.write(_json_line(entry))
 
-    def _read_journal(self, path):
-        """Return (settings, failures, {packed, bytes} where finished).
+    def _read_journal(self):
+        """Return the `Journal` of the run that is begun."""
+        if os.path.exists(self._journal_partial):
+            return _read_journal(self._journal_partial)
+        return _read_journal(self._journal_path)  # renamed already, or of an earlier version
 
-        Reading ends at the first line that no run writes: the last one may be cut short, and a
-        damaged file may hold anything.
-        """
-        settings, failures, finished = {}, [], {}
-        with suppress(OSError, ValueError, TypeError, RecursionError):
-            with open(path, "rb") as stream:
-                for line in stream:
-                    entry = json.loads(line)
-                    if "settings" in entry:
-                        settings = dict(entry["settings"])
-                    elif "finished" in entry:
-                        finished = _of_types(entry["finished"], packed=int, bytes=int)
-                    else:
-                        failure = Failure(**_of_types(entry, index=int, path=str, reason=str))
-                        _failed_line(failure)  # `finish` has to write it
-                        failures.append(failure)
-        return settings, failures, finished
+
+def _read_journal(path):
+    """Return a `Journal`; its `finished` is {packed, bytes} where the run has finished.
+
+    Reading ends at the first line that no run writes: the last one may be cut short, and a
+    damaged file may hold anything.
+    """
+    settings, failures, finished, takes_over = {}, [], {}, False
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        with open(path, "rb") as stream:
+            for line in stream:
+                entry = json.loads(line)
+                if "settings" in entry:
+                    settings = dict(entry["settings"])
+                    takes_over = entry.get("takes_over") is True
+                elif "finished" in entry:
+                    finished = _of_types(entry["finished"], packed=int, bytes=int)
+                else:
+                    failure = Failure(**_of_types(entry, index=int, path=str, reason=str))
+                    _failed_line(failure)  # `finish` has to write it
+                    failures.append(failure)
+    return Journal(settings, failures, finished, takes_over)
 
 
 def _appending(path):

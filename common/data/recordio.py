@@ -184,14 +184,28 @@ class RecordFile:
         Raises:
             DamagedRecord: a `ValueError` that names the file and the record.
         """
+        record, _ = self._read(position)
+        return record
+
+    def frame(self, position):
+        """Return the record at `position` as it is stored, from magic to zeros; a memoryview.
+
+        Raises:
+            DamagedRecord: as `read`.
+        """
+        _, end = self._read(position)
+        return self._view[self.offsets[position] : end]
+
+    def _read(self, position):
+        """Return the record at `position`, and where the next begins."""
         key = self.keys[position]
         try:
-            record, _ = read_record(self._view, int(self.offsets[position]))
+            record, end = read_record(self._view, int(self.offsets[position]))
             if record.key != key:
                 raise DamagedRecord(f"has the key {record.key}, and the index says otherwise")
         except DamagedRecord as error:
             raise DamagedRecord(f"{self.path}: record {key}: {error}") from None
-        return record
+        return record, end
 
     def _read_index(self, idx_path):
         keys, offsets = read_index(idx_path, self.path)
