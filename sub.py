@@ -45,7 +45,7 @@ from common.data.image_set import (
 )
 from common.engines import add_engine_arg
 from common.engines.choice import choose
-from common.evaluation import named_photographs, submission
+from common.evaluation import named_photographs, probability_files, submission
 from common.evaluation.ensemble import fingerprint, load_predictor
 from common.evaluation.report import write_report
 from common.evaluation.scores import format_scores, score
@@ -206,7 +206,7 @@ def predict(args):
             logging.warning(images.describe_unread(predictions.ids[~predictions.found]))
         if args.save_probs:
             names = [category.name for category in categories]
-            submission.write_probabilities(
+            probability_files.write_probabilities(
                 args.save_probs, predictions, category_ids, chunks, names
             )
         finish(args, predictions, categories, images)
@@ -258,7 +258,7 @@ def export(args):
 def merge(args):
     """Average probability files, check that all images of the test set are in them, and finish."""
     places = args.csv_format.places
-    predictions, category_ids = submission.merge(args.merge, args.weights, args.set, places)
+    predictions, category_ids = probability_files.merge(args.merge, args.weights, args.set, places)
     path = annotation_path(args.data_dir, args.set, args.year)
     # Of a validation set only what was packed is predicted; without the JSON nothing is known.
     if args.set == "test" and os.path.exists(path):

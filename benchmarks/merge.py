@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.compare import make_parser, run_measured, show_run, write_result
 from common.base.script import run_script
-from common.evaluation import submission
+from common.evaluation import probability_files, submission
 
 NETWORKS, IMAGES, CLASSES = 5, 182_707, 5089
 
@@ -56,7 +56,7 @@ def write_file(folder, seed, num_images):
     path = os.path.join(folder, f"{seed}.npz")
     nobody = np.full(num_images, -1)
     predictions = submission.Predictions(np.arange(num_images), None, None, nobody)
-    submission.write_probabilities(path, predictions, np.arange(CLASSES), chunks())
+    probability_files.write_probabilities(path, predictions, np.arange(CLASSES), chunks())
     return path
 
 
