@@ -12,6 +12,7 @@
 # Each host needs this folder under the same path, with its .venv, its records and the pretrained
 # network, and ssh without a password. More: sh cluster.sh --help
 set -eu
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"

@@ -12,17 +12,31 @@ case ${1:-} in
     sed '1d; /^set -eu/,$d; s/^# \{0,1\}//' "$0"
     exit
     ;;
+?*)
+    echo "demo.sh: $1: it takes no arguments" >&2
+    exit 2
+    ;;
 esac
+unset CDPATH
 cd "$(dirname "$0")"
 
 say() {
     printf '\n== %s\n' "$*"
 }
 
+# Stopping this script also stops its step, which runs in the background, because a shell handles
+# signals only while it waits.
+step=
+trap '[ -z "$step" ] || kill "$step" || :; wait; exit 130' INT
+trap '[ -z "$step" ] || kill "$step" || :; wait; exit 143' TERM
+trap '[ -z "$step" ] || kill "$step" || :; wait; exit 129' HUP
+
 # Print a command as a user would type it, then run it.
 run() {
     printf '\n$ %s\n' "$*"
-    "$@"
+    "$@" &
+    step=$!
+    wait "$step"
 }
 
 say "Set-up: .venv with MXNet or PyTorch, numpy and OpenCV, and the sample's packages"

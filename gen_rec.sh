@@ -22,6 +22,7 @@ if [ $# -gt 1 ]; then
     echo "gen_rec.sh: $2: it takes one folder; edit the settings at the top of gen_rec.sh" >&2
     exit 2
 fi
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 data_dir=${1:-$here/data}
 case $data_dir in

@@ -4,6 +4,7 @@
 #
 # All other flags: .venv/bin/python fine-tune.py --help
 set -eu
+unset CDPATH
 here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"

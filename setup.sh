@@ -22,6 +22,7 @@ case ${1:-} in
     exit
     ;;
 esac
+unset CDPATH PYTHONSAFEPATH # of another project, perhaps
 cd "$(dirname "$0")"
 
 # Any Python that is not too old runs the set-up, which looks for the one that the engine needs.

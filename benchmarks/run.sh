@@ -10,6 +10,7 @@
 # 14 GB of memory and 10 GB of disk are needed. A benchmark that fails is named at the end, and does
 # not stop the others.
 set -eu
+unset CDPATH
 cd "$(dirname "$0")/.."
 
 case ${1:-} in

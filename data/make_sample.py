@@ -11,7 +11,6 @@ Apache-2.0). Writes into data/sample/ (`--data-dir` to choose):
     solution.csv                                   the truth of the test photographs: id,category_id
 """
 
-import argparse
 import glob
 import importlib.util
 import json
@@ -20,11 +19,15 @@ import random
 import shutil
 import sys
 
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from common.base.script import run_script, stop_while_importing
+
+stop_while_importing()
+
 import cv2
 
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from common.base.files import DATA_DIR, UserError, atomic_open, replacing
-from common.base.script import run_script
+from common.base.help import HelpFormatter, Parser
 
 # The taxa of the package in the order of their category ids, and the groups they belong to.
 SUPERCATEGORIES = {
@@ -72,9 +75,7 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument(
         "--data-dir",
         default=os.path.join(DATA_DIR, "sample"),

@@ -6,13 +6,13 @@ Reads a submission (`id,predicted`, category ids best first) and a solution (`id
 Prints top-1 and top-5 error; top-5 error is the challenge's score.
 """
 
-import argparse
 import csv
 import os
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from common.base.files import UserError, require_file
+from common.base.help import HelpFormatter, Parser
 from common.base.script import run_script
 
 
@@ -31,9 +31,7 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("submission", help="what sub.py wrote")
     parser.add_argument("solution", help="the truth: data/sample/solution.csv")
     return parser.parse_args()
@@ -42,10 +40,16 @@ def parse_args():
 def read(path, column):
     """Return the rows of a CSV as `(id, row)` pairs."""
     require_file(path, "check its name")
-    with open(path, newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: is no CSV ({error}); is it the right file?") from None
     if not rows or {"id", column} - rows[0].keys():
         raise UserError(f"{path}: has no columns id and {column}; is it the right file?")
+    for row in rows:
+        if row[column] is None:
+            raise UserError(f"{path}: the row of id {row['id']} is cut off; make it anew")
     return [(row["id"], row) for row in rows]
 
 

@@ -11,6 +11,7 @@
 #   MXNET=none sh tests/run.sh      without any engine and with the newest Python, in .venv-none
 #   PYTHON=python3.13 ENGINE=torch sh tests/run.sh    with an interpreter of your choice
 set -eu
+unset CDPATH
 cd "$(dirname "$0")/.."
 
 # Print the newest Python of this machine that can make environments.

@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -128,6 +129,19 @@ def test_what_ends_one_process_ends_the_job(flags, tmp_path, victim):
     elif victim == "job":
         assert job.returncode == 128 + signal.SIGTERM
     assert not processes_of(prefix)
+
+
+@pytest.mark.parametrize("flag", ["--port", "--root"])
+def test_an_address_that_is_not_free_is_one_line(mx, flag):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        given = taken.getsockname()[1] if flag == "--port" else "no-host.invalid"
+        job = cluster(flag, given, "localhost", "--", "true")
+        _, said = job.communicate(timeout=60)
+    assert job.returncode == 2
+    assert said.startswith(f"cluster.py: {flag} {given}: is not free on this machine (")
+    assert said.count("\n") == 1
 
 
 def test_other_hosts_are_reached_over_ssh(tmp_path, mx):

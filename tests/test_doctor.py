@@ -133,3 +133,8 @@ def test_the_reason_why_an_engine_is_missing_comes_with_the_command(name, here, 
 def test_the_next_step_follows_from_what_is_there(data, networks, command):
     step = doctor.next_step(doctor.DATA_DIR, set(data.split()), networks)
     assert command in step
+
+
+def test_the_next_step_can_be_pasted():
+    step = doctor.next_step("/my data", {"train.json", "train.lst"}, {})
+    assert step == "sh gen_rec.sh '/my data'"

@@ -546,3 +546,18 @@ def test_an_environment_that_is_named_and_not_there_is_one_line(script, tmp_path
     python = tmp_path / "venv" / "bin" / "python"
     fix = f"make the environment: VENV={tmp_path / 'venv'} sh setup.sh"
     assert (done.returncode, done.stderr) == (2, f"{python}: not found: {fix}\n")
+
+
+@pytest.mark.parametrize("script", ["gen_rec.sh", "run.sh", "cluster.sh"])
+def test_settings_of_the_shell_and_of_python_lead_nowhere_else(script, tmp_path):
+    """With CDPATH, cd may print where it goes; with PYTHONSAFEPATH, common/ is not found."""
+    here, name = os.path.split(ROOT)
+    environment = {**os.environ, "CDPATH": f"{here}:{tmp_path}", "PYTHONSAFEPATH": "1"}
+    command = ["sh", os.path.join(name, script), "--help"]
+    if script == "gen_rec.sh":
+        command[-1] = str(tmp_path)
+    done = subprocess.run(command, env=environment, cwd=here, capture_output=True, text=True)
+    if script == "gen_rec.sh":
+        assert f"{tmp_path}/val.lst: not found" in done.stderr
+    else:
+        assert done.returncode == 0 and "usage: " in done.stdout

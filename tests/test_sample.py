@@ -49,6 +49,22 @@ def test_a_submission_is_scored_against_the_truth(sample, script, tmp_path):
     assert "lacks 1 ids" in said
 
 
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"\xff\xd8\xff\xe0", "is no CSV ('utf-8' codec can't decode"),
+        (b'id,predicted\n1,"' + b"2" * 200_000, "is no CSV (field larger than field limit"),
+        (b"id,predicted\n1\n2,3 4\n", "the row of id 1 is cut off; make it anew"),
+        (b"\xef\xbb\xbfid,predicted\n1,2\n", "lacks 24 ids"),  # as Excel begins it
+    ],
+)
+def test_a_submission_of_another_program_is_one_line(sample, script, tmp_path, content, fault):
+    (tmp_path / "s.csv").write_bytes(content)
+    command = ["data/score_sample.py", tmp_path / "s.csv", sample / "solution.csv"]
+    said = script(*command, status=2).stderr
+    assert fault in said and said.count("\n") == 1
+
+
 @pytest.mark.parametrize("wrong", ["nothing.csv", "train2017.json"])
 def test_a_wrong_submission_is_named(sample, script, wrong):
     said = script("data/score_sample.py", sample / wrong, sample / "solution.csv", status=2).stderr

@@ -87,13 +87,16 @@ def import_network(
     file itself, and loads it right; this project converts it without a warning.
 
     Raises:
-        UserError: the file is damaged, holds more than tensors, or another architecture.
+        UserError: the file is damaged, holds more than tensors, or another architecture; the name
+            is that of a training run, whose checkpoints would lose their symbol.
     """
     network = _read_file(path, infer_shapes, variant, mean, std)
     if not name or os.path.basename(name) != name:
         raise UserError(f"--name {name}: must be a name, without a folder; see --model-dir")
-    os.makedirs(model_dir, exist_ok=True)
     prefix = os.path.join(model_dir, name)
+    if any(checkpoint.find_epochs(prefix)) or os.path.lexists(checkpoint.config_path(prefix)):
+        raise UserError(f"--name {name}: {prefix} is a training run; choose another name")
+    os.makedirs(model_dir, exist_ok=True)
     checkpoint.save(prefix, 0, network)
     return prefix
 
@@ -104,6 +107,8 @@ def _read_file(path, infer_shapes, variant=None, mean=None, std=None):
         mean = torch_networks.IMAGENET_MEAN if mean is None else mean
         std = torch_networks.IMAGENET_STD if std is None else std
         return onnx_files.read_network(path, mean, std)
+    if mean is not None or std is not None:
+        raise UserError(f"--mean, --std: are for ONNX files, and {path} is none; leave them out")
     return _read_torch(path, infer_shapes, variant)
 
 

@@ -10,6 +10,7 @@ import contextlib
 import glob
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zlib
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from common.base.files import ROOT, atomic_open, open_own, replacing
 from common.setup import SetupError
-from common.setup.packages import DISK_FULL, is_disk_full, run
+from common.setup.packages import DISK_FULL, is_disk_full, start
 
 try:
     import fcntl
@@ -130,16 +131,29 @@ class Environment:
         os.mkdir(self._trash)
         _write_stamp(self._trash, "unfinished")  # from now on it is known as ours
         os.rename(self._trash, self.new)
-        name = os.path.basename(self.folder)
-        done = run([interpreter, "-m", "venv", "--prompt", name, self.new], stderr=subprocess.PIPE)
-        if done.returncode == 0:
+        status, errors = self._make_bare(interpreter)
+        if status == 0:
             return
-        sys.stderr.write(done.stderr)
-        if is_disk_full(done.stderr):
+        sys.stderr.write(errors)
+        if is_disk_full(errors):
             raise SetupError(DISK_FULL)
         raise SetupError(
             f"{interpreter} -m venv fails as above; name another interpreter: PYTHON=… sh setup.sh"
         )
+
+    def _make_bare(self, interpreter):
+        """Have Python's venv make the new environment; return its status and what it said."""
+        command = [interpreter, "-m", "venv", "--prompt", os.path.basename(self.folder), self.new]
+        # A session of its own: the pip that it starts does not hold our lock, and must end with it.
+        process = start(command, stderr=subprocess.PIPE, start_new_session=True)
+        try:
+            _, errors = process.communicate()
+        except BaseException:
+            if hasattr(os, "killpg"):  # not on Windows
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise
+        return process.returncode, errors
 
     def complete(self, stamp):
         """Note that everything is installed in the new one."""
@@ -202,7 +216,8 @@ def _remove(path):
 
 def _rename_in_scripts(new, folder):
     """Write the final name of an environment into its scripts, which hold their own path."""
-    before, after = (os.fsencode(os.sep + os.path.basename(path)) for path in (new, folder))
+    # With the folder's own: that may be named like an environment, too.
+    before, after = (os.fsencode(os.sep + os.sep.join(_last_two(path))) for path in (new, folder))
     paths = glob.glob(os.path.join(glob.escape(new), _BIN, "*"))
     for path in [*paths, os.path.join(new, "pyvenv.cfg")]:
         if os.path.islink(path) or not os.path.isfile(path):
@@ -214,6 +229,11 @@ def _rename_in_scripts(new, folder):
                 shutil.copy(path, temporary)  # with its permissions
                 with open(temporary, "wb") as stream:
                     stream.write(content.replace(before, after))
+
+
+def _last_two(path):
+    folder, name = os.path.split(os.path.abspath(path))
+    return filter(None, (os.path.basename(folder), name))
 
 
 @contextlib.contextmanager

@@ -13,11 +13,17 @@ from common.setup import SetupError
 DISK_FULL = "the disk is full; free some space and run it again"
 _FIRST_REPORT = (23, 3)  # the first pip that says what it would install and downloads none of it
 _WRONG_OPTIONS = 2  # the exit status of a pip that does not know an option
+_ELSEWHERE = ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER")  # where pip would install
 _LIBRARIES_OF_WINDOWS = r"libGL|libgthread|libglib|libSM|libXext|libX11"  # that show images
 
 
+def start(command, **options):
+    """Start a command, which holds the lock of this run, too (`environment.only_run`)."""
+    return subprocess.Popen(list(map(str, command)), close_fds=False, encoding="utf-8", **options)
+
+
 def run(command, **options):
-    """Run a command to its end; it holds the lock of this run, too (`environment.only_run`)."""
+    """Run a command to its end; it holds the lock as well."""
     return subprocess.run(list(map(str, command)), close_fds=False, encoding="utf-8", **options)
 
 
@@ -76,7 +82,8 @@ class Pip:
 
     def _call(self, *arguments, **options):
         command = [self.python, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-        return run(command, **options).returncode
+        environ = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
+        return run(command, env=environ, **options).returncode
 
     def _read_log(self):
         with contextlib.suppress(FileNotFoundError):
@@ -99,10 +106,13 @@ def explain(log, kind, python):
             f" pip download -r requirements/{kind}.txt -d FOLDER elsewhere, and here"
             f" PIP_NO_INDEX=1 PIP_FIND_LINKS=FOLDER sh setup.sh {kind}"
         )
-    if "No matching distribution" in log:
+    missing = re.search(r"No matching distribution found for (\S+)", log)
+    if missing:
+        is_offline = os.environ.get("PIP_NO_INDEX")
+        fix = "bring it into PIP_FIND_LINKS" if is_offline else "docs/install.md lists the wheels"
         return (
             f"requirements/{kind}.txt has no wheel for {python} on {platform.system()}"
-            f" {platform.machine()}; docs/install.md lists the wheels"
+            f" {platform.machine()}: {missing.group(1)}; {fix}"
         )
     return f"pip could not install requirements/{kind}.txt; pip's messages above say why"
 

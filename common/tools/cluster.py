@@ -15,6 +15,7 @@ code on them.
 """
 
 import argparse
+import errno
 import os
 import shlex
 import signal
@@ -38,13 +39,10 @@ SECONDS_TO_END = 15  # between a request to stop and SIGKILL
 def main():
     """Run the job; return 0, or the exit status of the first process that failed."""
     args = parse_args()
-    job = Job(
-        args.hosts.split(","),
-        args.command,
-        engine_of(args.command),
-        args.port or free_port(),
-        args.root,
-    )
+    engine, port = engine_of(args.command), args.port or free_port()
+    job = Job(args.hosts.split(","), args.command, engine, port, args.root)
+    if engine != "torch":  # the first host of PyTorch may be another machine
+        require_free(args.root or "", port)
     try:
         job.start()
         return job.watch()
@@ -112,6 +110,20 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("", 0))
         return probe.getsockname()[1]
+
+
+def require_free(address, port):
+    """Raise `UserError` unless a server of this machine can have an address and a port."""
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address, port))
+    except OSError as error:
+        flag = "--port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "--root"
+        given = port if flag == "--port" else address
+        raise UserError(
+            f"{flag} {given}: is not free on this machine ({error.strerror}); name another"
+        ) from None
 
 
 class Job:

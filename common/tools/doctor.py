@@ -8,6 +8,7 @@ import mmap
 import os
 import platform
 import re
+import shlex
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -202,7 +203,7 @@ def _ranges(epochs):
 
 def next_step(data_dir, data, networks):
     """Return the command to run next, given what is there."""
-    folder = _short(data_dir)
+    folder = shlex.quote(_short(data_dir))
     flag = "" if folder == "data" else f" --data-dir {folder}"
     if "train.json" not in data:
         return "get the photographs (docs/challenge.md), or see all steps on a sample: sh demo.sh"

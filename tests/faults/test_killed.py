@@ -1,6 +1,7 @@
 """Runs that are killed or asked to stop: what is on the disk, and how they continue."""
 
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -134,9 +135,25 @@ def test_a_training_that_is_stopped_ends_within_a_batch_and_names_its_checkpoint
     assert_no_process_is_left(process.pid)
 
 
-@pytest.mark.parametrize(
+SIGNALS = pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
 )
+
+
+@SIGNALS
+def test_who_stops_demo_sh_stops_its_step_too(tmp_path, number, status):
+    shutil.copy(os.path.join(ROOT, "demo.sh"), tmp_path)
+    (tmp_path / "setup.sh").write_text("echo begun\nexec sleep 60\n")
+    command = ["sh", str(tmp_path / "demo.sh")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        while process.stdout.readline() != b"begun\n":
+            assert process.poll() is None
+        process.send_signal(number)
+        process.communicate(timeout=20)  # until nobody holds its output any more
+    assert process.returncode == status
+
+
+@SIGNALS
 def test_who_stops_gen_rec_sh_stops_the_packing_too(sample, tmp_path, number, status):
     photograph = (sample / "train.lst").read_text().split("\t")[2].splitlines()[0]
     lines = [f"{number}\t0\t{photograph}\n" for number in range(20_000)]

@@ -135,6 +135,7 @@ WRONG = [
     (MAKE_LIST, "--train-ratio 0.9 --test-ratio 0.9", "are more than 1 together"),
     (INFO, "--epoch 9", "zoo-0009.params: not found"),
     (INFO, "--image-size 0", "--image-size 0: this network cannot take such images"),
+    (IMPORT, "--mean 1,2,3", "--mean, --std: are for ONNX files, and zip.pth is none; leave them"),
     (IMPORT, "--name ../x", "--name ../x: must be a name, without a folder"),
     (IMPORT, "--mean 1,2", "three numbers"),
     (["common.modelzoo", "import", "train.rec", "--name", "x"], "", "train.rec: "),

@@ -214,6 +214,16 @@ def test_an_interrupted_import_leaves_no_half_network(zoo, lite0, tmp_path):
     assert os.listdir(tmp_path) == ["cut.pth"]
 
 
+@pytest.mark.parametrize("made", ["run-0003.params", "run-config.json", "run-0002.safetensors"])
+def test_an_import_leaves_a_training_run_alone(zoo, tmp_path, made):
+    (tmp_path / made).touch()
+    said = zoo("import", LITE0, "--name", "run", "--model-dir", tmp_path, status=2)
+    assert said == (
+        f"modelzoo.py: --name run: {tmp_path}/run is a training run; choose another name\n"
+    )
+    assert os.listdir(tmp_path) == [made]
+
+
 def test_onnx_without_its_package_is_told_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "net.onnx").write_bytes(b"")

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from common.base.files import UserError
+from common.base.files import ROOT, UserError
 from common.setup import environment
 from common.setup.environment import Environment, Stamp
 from tests.setup.fakes import (
@@ -190,7 +190,7 @@ def test_a_folder_without_a_whole_stamp_is_no_environment(tmp_path):
 
 def test_scripts_get_the_final_name_of_their_environment(tmp_path):
     """In pip's and venv's two ways of naming it; programs and permissions stay as they are."""
-    new, final = tmp_path / "a b.new", tmp_path / "a b"
+    new, final = tmp_path / "a b.new" / "a b.new", tmp_path / "a b.new" / "a b"
     (new / "bin").mkdir(parents=True)
     script = f"#!/bin/sh\n'''exec' \"{new}/bin/python\" \"$0\" \"$@\"\n'''\n"
     (new / "bin/tool").write_text(script)
@@ -202,6 +202,28 @@ def test_scripts_get_the_final_name_of_their_environment(tmp_path):
     assert os.access(new / "bin/tool", os.X_OK)
     assert (new / "bin/program").read_bytes() == b"\x7fELF\0" + os.fsencode(new)
     assert (new / "pyvenv.cfg").read_text() == f"command = python3 -m venv {final}\n"
+
+
+STOPPED = """
+import sys
+from common.base.script import run_script
+from common.setup.environment import Environment
+run_script(lambda: Environment(sys.argv[1]).begin(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_stopped_ends_what_venv_has_started(tmp_path, number, status):
+    """venv starts a pip, which would go on to write where the next run does."""
+    fake_python = tmp_path / "python"
+    fake_python.write_text("#!/bin/sh\nsleep 60 &\necho begun\nwait\n")
+    fake_python.chmod(0o755)
+    command = [sys.executable, "-c", STOPPED, str(tmp_path / ".venv"), str(fake_python)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(number)
+        process.communicate(timeout=20)  # until nobody holds its output any more
+    assert process.returncode == status
 
 
 HOLD = """

@@ -104,7 +104,7 @@ def _check_versions():
         )
     import numpy
 
-    if int(numpy.__version__.split(".")[0]) >= 2:
+    if int(numpy.__version__.split(".")[0]) >= 2 and importlib.util.find_spec("mxnet"):
         raise UserError(
             f"MXNet needs numpy 1 and here is numpy {numpy.__version__}:"
             ' run sh setup.sh, or: pip install "numpy<2" "opencv-python<4.12"'
