@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from benchmarks.compare import make_parser, markdown, read_result
 from common.base.files import UserError
+from common.base.help import check_ranges
 from common.base.script import run_script
 
 TRAIN, VAL, TEST, EPOCHS = 579_184, 95_986, 182_707, 30  # images of the challenge; as run.sh has it
@@ -53,6 +54,7 @@ def main():
     parser.add_argument("--cores", type=int, default=CORES, help="of each (default: %(default)s)")
     parser.add_argument("--network", type=float, help="Gbit/s each way (default: 10; torch: 100)")
     args = parser.parse_args()
+    check_ranges(args, {"gpu_rate": (0.001, None), "cores": (1, None), "network": (0.001, None)})
     scaling = read_result("scaling", args.quick)
     if not scaling:
         raise UserError("not measured yet; run: python -m benchmarks.scaling")
