@@ -145,14 +145,18 @@ class Environment:
         """Have Python's venv make the new environment; return its status and what it said."""
         command = [interpreter, "-m", "venv", "--prompt", os.path.basename(self.folder), self.new]
         # A session of its own: the pip that it starts does not hold our lock, and must end with it.
-        process = start(command, stderr=subprocess.PIPE, start_new_session=True)
+        process, before = None, _mask_signals(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
+            process = start(command, stderr=subprocess.PIPE, start_new_session=True)
+            _mask_signals(signal.SIG_SETMASK, before)  # what came meanwhile raises here
             _, errors = process.communicate()
         except BaseException:
-            if hasattr(os, "killpg"):  # not on Windows
+            if process is not None and hasattr(os, "killpg"):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+                process.wait()
             raise
+        finally:
+            _mask_signals(signal.SIG_SETMASK, before)
         return process.returncode, errors
 
     def complete(self, stamp):
@@ -229,6 +233,11 @@ def _rename_in_scripts(new, folder):
                 shutil.copy(path, temporary)  # with its permissions
                 with open(temporary, "wb") as stream:
                     stream.write(content.replace(before, after))
+
+
+def _mask_signals(how, signals):
+    """Change which signals wait; return which did before. Windows has no such thing."""
+    return signal.pthread_sigmask(how, signals) if hasattr(signal, "pthread_sigmask") else signals
 
 
 def _last_two(path):
