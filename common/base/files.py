@@ -197,10 +197,14 @@ def atomic_open(path, mode="w"):
 def write_together(contents):
     """Write files, `{path: bytes}`, which belong together: all are on the disk before any appears.
 
+    They are locked as one: of two runs, none writes some of them and the other one the rest.
+
     Raises:
         UserError: as `replacing`.
     """
     with contextlib.ExitStack() as stack:
+        for path in contents:
+            stack.enter_context(exclusive_lock(path, "writing it"))
         streams = [stack.enter_context(atomic_open(path, "wb")) for path in contents]
         for stream, (path, content) in zip(streams, contents.items()):
             try:
