@@ -19,31 +19,24 @@ case ${1:-} in
 esac
 unset CDPATH
 cd "$(dirname "$0")"
+here=.
+# shellcheck source=common/background.sh
+. "$here/common/background.sh"
 
 say() {
     printf '\n== %s\n' "$*"
 }
 
-# Stopping this script also stops its step, which runs in the background, because a shell handles
-# signals only while it waits.
-step=
-trap '[ -z "$step" ] || kill "$step" || :; wait; exit 130' INT
-trap '[ -z "$step" ] || kill "$step" || :; wait; exit 143' TERM
-trap '[ -z "$step" ] || kill "$step" || :; wait; exit 129' HUP
-
 # Print a command as a user would type it, then run it.
 run() {
     printf '\n$ %s\n' "$*"
-    "$@" &
-    step=$!
-    wait "$step"
+    run_step "$@"
 }
 
 say "Set-up: .venv with MXNet or PyTorch, numpy and OpenCV, and the sample's packages"
 echo "To download: what setup.sh names, and 20 MB for the sample. To write: its .venv, and 0.5 GB of"
 echo "checkpoints and photographs. After the download: one to four minutes on two cores."
 run sh setup.sh
-here=.
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"
 run "$python" -m pip install --quiet --disable-pip-version-check --no-deps \

@@ -30,24 +30,17 @@ case $data_dir in
 esac
 # shellcheck source=common/python.sh
 . "$here/common/python.sh"
+# shellcheck source=common/background.sh
+. "$here/common/background.sh"
 
 cores=$(getconf _NPROCESSORS_ONLN)
 [ "$threads" -le "$cores" ] || threads=$cores
 
-# Stopping this script also stops the packing, which runs in the background, because a shell handles
-# signals only while it waits.
-packing=
-trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 130' INT
-trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 143' TERM
-trap '[ -z "$packing" ] || kill "$packing" || :; wait; exit 129' HUP
-
 status=0
 for set in $sets; do
-    "$python" "$here/im2rec.py" --resize "$resize" --quality "$quality" --num-thread "$threads" \
-        --resume "$data_dir/$set" "$data_dir" &
-    packing=$!
     # One damaged photograph in val (status 1) must not prevent the packing of train.
-    wait "$packing" || status=$?
+    run_step "$python" "$here/im2rec.py" --resize "$resize" --quality "$quality" \
+        --num-thread "$threads" --resume "$data_dir/$set" "$data_dir" || status=$?
     [ "$status" -le 1 ] || exit "$status"
 done
 exit "$status"

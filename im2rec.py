@@ -141,7 +141,8 @@ def check_actions(args):
     if args.decode and not args.verify:
         raise UserError("--decode: has a meaning only with --verify")
     actions = {"--verify": args.verify, "--reindex": args.reindex, "--list": args.list}
-    for action in [flag for flag, given in actions.items() if given]:
+    action = next((flag for flag, given in actions.items() if given), None)
+    if action:
         del actions[action]
         refuse_together(action, {**actions, "--resume": args.resume, "--strict": args.strict})
 

@@ -142,7 +142,9 @@ SIGNALS = pytest.mark.parametrize(
 
 @SIGNALS
 def test_who_stops_demo_sh_stops_its_step_too(tmp_path, number, status):
-    shutil.copy(os.path.join(ROOT, "demo.sh"), tmp_path)
+    for name in ("demo.sh", "common/background.sh"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(os.path.join(ROOT, name), tmp_path / name)
     (tmp_path / "setup.sh").write_text("echo begun\nexec sleep 60\n")
     command = ["sh", str(tmp_path / "demo.sh")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
