@@ -30,6 +30,7 @@ import sys
 from common.base.files import UserError, exclusive_lock, write_together
 from common.base.help import HelpFormatter, Parser, check_ranges, number, refuse_together, whole
 from common.data.classes import class_file_of, class_name, format_class_names, read_class_names
+from common.data.commands import list_command
 from common.data.encoding import MAX_JPEG_SIDE, Settings
 from common.data.image_folder import EXTENSIONS, list_images, parse_extensions, split_list
 from common.data.integrity import verify_records
@@ -151,8 +152,9 @@ def pack(prefix, args):
     """Pack `PREFIX.lst`; print the result."""
     if not os.path.lexists(f"{prefix}.lst"):
         others = ", ".join(sorted(glob.glob(glob.escape(prefix) + "*.lst"))[:3])
-        fix = f"name one of {others}" if others else "make it with: python mx_list.py"
-        raise UserError(f"{prefix}.lst: not found; {fix}")
+        path = f"{prefix}.lst"
+        fix = f"name one of {others}" if others else f"make it with: {list_command(path)}"
+        raise UserError(f"{path}: not found; {fix}")
     check_ranges(args, {"resize": (0, MAX_JPEG_SIDE), "quality": (0, 100), "num_thread": (1, 1024)})
     settings = Settings(
         resize=args.resize,

@@ -89,6 +89,19 @@ def test_fill_bytes_between_the_segments_of_a_jpeg_do_no_harm(photograph):
         images.decode(filled[:-1000])
 
 
+def test_stray_bytes_between_the_segments_of_a_jpeg_do_no_harm(photograph):
+    plain = encode(photograph)  # 240 x 320
+    frame = plain.index(b"\xff\xc0")
+    stray = plain[:frame] + b"stray \xff\x00 bytes" + plain[frame:]
+    for data in (stray, stray + b"more", memoryview(stray + b"more")):
+        np.testing.assert_array_equal(images.decode(data), images.decode(plain))
+        assert images.decode(data, at_least=120).shape == (120, 160, 3)
+    with pytest.raises(ValueError, match="is cut short"):
+        images.decode(stray[:-1000])
+    with pytest.raises(ValueError, match="is cut short"):
+        images.decode(plain[:2] + bytes(100))
+
+
 def test_an_empty_file_is_called_empty():
     with pytest.raises(ValueError, match=r"^is empty$"):
         images.decode(b"")

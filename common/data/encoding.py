@@ -117,12 +117,20 @@ def is_cut_short(data):
 def jpeg_segments(data):
     """Yield (marker, position of what follows it) of a JPEG's segments, up to the first scan."""
     position = len(_JPEG_START)
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:  # stray bytes, which libjpeg skips
+            data = bytes(data)
+            position = data.find(b"\xff", position)
+            if position < 0:
+                return
+            continue
         marker = data[position + 1]
         position += 1
         if marker == 0xFF:  # the standard allows any number of them before a marker
             continue
         position += 1
+        if not marker:  # no marker, but a byte of data
+            continue
         yield marker, position
         if marker == _JPEG_SCAN:
             return

@@ -18,6 +18,7 @@ from common.data.annotations import (
     read_annotations,
 )
 from common.data.challenge import folder_of_test, how_to_get
+from common.data.commands import pack_command
 from common.data.loader import FileSource, RecordSource
 from common.data.recordio import read_list
 
@@ -103,7 +104,7 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
     if not any(map(os.path.exists, paths)):
         raise UserError(
             f"{paths[0]}: not found, nor any other photograph of {json_path}; unpack them into"
-            f" {data_dir}, or make {rec_path} with: sh gen_rec.sh"
+            f" {data_dir}, or make {rec_path} with: {pack_command(rec_path)}"
         )
     labels = [labels.get(each, -1) for each in id_of.values()]
     source = FileSource(paths, labels, np.array(list(id_of), np.int64))
@@ -174,7 +175,7 @@ def open_records(rec_path):
 
 def _check_keys(keys, rec_path, json_path, known):
     """Raise `UserError` unless each record is of another one of the `known` images."""
-    fix = "make the records anew: sh gen_rec.sh"
+    fix = f"make the records anew: {pack_command(rec_path)}"
     unique, counts = np.unique(keys, return_counts=True)
     if len(unique) < len(keys):
         raise UserError(f"{rec_path}: two records have the key {unique[counts > 1][0]}; {fix}")

@@ -7,6 +7,7 @@ import numpy as np
 
 from common.base.files import require_file
 from common.base.progress import Progress
+from common.data.commands import pack_command
 from common.data.encoding import decode_image, is_cut_short
 from common.data.packing import ordered_map
 from common.data.recordio import DamagedRecord, map_file, read_index, read_list, read_record
@@ -22,10 +23,11 @@ def verify_records(prefix, decode=False, workers=1):
     Raises:
         UserError: one of the three files is missing or cannot be read at all.
     """
-    require_file(f"{prefix}.rec", "make it with: sh gen_rec.sh")
+    rec_path = f"{prefix}.rec"
+    require_file(rec_path, f"make it with: {pack_command(rec_path)}")
     entries = {entry.index: entry for entry in read_list(f"{prefix}.lst")}
-    keys, offsets = read_index(f"{prefix}.idx", f"{prefix}.rec")
-    data = map_file(f"{prefix}.rec")
+    keys, offsets = read_index(f"{prefix}.idx", rec_path)
+    data = map_file(rec_path)
     faults = defaultdict(list)
 
     def check(number):

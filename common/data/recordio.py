@@ -16,6 +16,7 @@ from collections import namedtuple
 import numpy as np
 
 from common.base.files import UserError, atomic_open, require_file
+from common.data.commands import list_command, pack_command
 
 ListEntry = namedtuple("ListEntry", ["index", "label", "path"])
 Record = namedtuple("Record", ["key", "label", "image"])
@@ -51,7 +52,7 @@ def read_list(path):
     Raises:
         UserError: names the file and the line.
     """
-    require_file(path, "make it with: python mx_list.py")
+    require_file(path, f"make it with: {list_command(path)}")
     entries, lines = [], {}
     with open(path, encoding="utf-8-sig", errors="surrogateescape") as stream:
         for number, line in enumerate(stream, 1):
@@ -75,7 +76,7 @@ def read_list(path):
                 )
             entries.append(ListEntry(index, labels if len(labels) > 1 else labels[0], name))
     if not entries:
-        raise UserError(f"{path}: lists no image; make it with: python mx_list.py")
+        raise UserError(f"{path}: lists no image; make it with: {list_command(path)}")
     return entries
 
 
@@ -159,12 +160,14 @@ class RecordFile:
             UserError: missing, empty, not a RecordIO file, or an index of another file.
         """
         self.path = rec_path
-        require_file(rec_path, "make it with: sh gen_rec.sh")
+        require_file(rec_path, f"make it with: {pack_command(rec_path)}")
         self._view = map_file(rec_path)
         if not len(self._view):
-            raise UserError(f"{rec_path}: is empty; make it with: sh gen_rec.sh")
+            raise UserError(f"{rec_path}: is empty; make it with: {pack_command(rec_path)}")
         if self._view[:4] != _MAGIC_BYTES:
-            raise UserError(f"{rec_path}: is not a RecordIO file; make it with: sh gen_rec.sh")
+            raise UserError(
+                f"{rec_path}: is not a RecordIO file; make it with: {pack_command(rec_path)}"
+            )
         beside = os.path.splitext(rec_path)[0] + ".idx"
         if idx_path is None and os.path.lexists(beside):
             idx_path = beside
@@ -266,10 +269,10 @@ def index_records(rec_path):
     Raises:
         UserError: missing, empty or damaged.
     """
-    require_file(rec_path, "make it with: sh gen_rec.sh")
+    require_file(rec_path, f"make it with: {pack_command(rec_path)}")
     data = map_file(rec_path)
     if not len(data):
-        raise UserError(f"{rec_path}: is empty; make it with: sh gen_rec.sh")
+        raise UserError(f"{rec_path}: is empty; make it with: {pack_command(rec_path)}")
     keys, offsets, offset = [], [], 0
     try:
         while offset < len(data):

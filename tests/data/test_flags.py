@@ -138,7 +138,10 @@ def test_level_0_is_the_validation_preset(folder):
         ("--rand-augment 0,9", "--rand-augment 0,9: must be N,M"),
         ("--rand-augment 2,11", "--rand-augment 2,11: must be N,M, N operations of magnitude M, 0"),
         ("--num-classes 2", "holds labels up to 2; leave the flag out, or give --num-classes 3"),
-        ("--data-train nowhere.rec", "nowhere.rec: not found; make it with: sh gen_rec.sh"),
+        (
+            "--data-train nowhere.rec",
+            "nowhere.rec: not found; make it with: python im2rec.py nowhere ROOT",
+        ),
     ],
 )
 def test_flags_that_cannot_be_are_refused_in_words(folder, flags, words):

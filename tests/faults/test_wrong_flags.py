@@ -80,7 +80,11 @@ WRONG = [
         "--model-prefix ./",
         "--model-prefix ./: add what the names of the files begin with",
     ),
-    (FINE_TUNE, "--data-dir nowhere", "nowhere/train.rec: not found; make it with: sh gen_rec.sh"),
+    (
+        FINE_TUNE,
+        "--data-dir nowhere",
+        "nowhere/train.rec: not found; make it with: sh gen_rec.sh nowhere",
+    ),
     (FINE_TUNE, "--data-train .", ".: is a folder, not a file"),
     (FINE_TUNE, "--data-train train.lst", "train.lst: is not a RecordIO file"),
     (FINE_TUNE, "--data-train-idx val.idx", "val.idx: is not the index of ./train.rec"),

@@ -161,7 +161,7 @@ def test_what_is_typed_behind_run_sh_counts_from_any_folder(engine, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=here, capture_output=True, encoding="utf-8")
     assert done.returncode == 2
     assert done.stderr == (
-        f"fine-tune.py: {tmp_path}/train.rec: not found; make it with: sh gen_rec.sh\n"
+        f"fine-tune.py: {tmp_path}/train.rec: not found; make it with: sh gen_rec.sh {tmp_path}\n"
     )
 
 

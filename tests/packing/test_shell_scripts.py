@@ -42,9 +42,9 @@ def test_gen_rec_takes_one_folder(tmp_path):
 def test_gen_rec_names_the_step_that_makes_a_missing_list(tmp_path):
     done = run_gen_rec(tmp_path)
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == f"im2rec.py: {tmp_path}/val.lst: not found; make it with: python mx_list.py\n"
+    assert done.stderr == (
+        f"im2rec.py: {tmp_path}/val.lst: not found; make it with:"
+        f" python mx_list.py --data-dir {tmp_path}\n"
     )
 
 
