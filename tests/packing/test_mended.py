@@ -75,6 +75,7 @@ def test_resume_takes_finished_records_over_without_their_photographs(script, me
         os.rename(f"{prefix}{suffix}", f"{prefix}{suffix}.partial")
     done = script("im2rec.py", *FLAGS, "--resume", prefix, prefix.parent)
     assert "12 packed, 0 failed" in done.stdout
+    assert num_renamed or "12/12 images" in done.stderr
     assert records_of(prefix) == whole
     assert not prefix.with_suffix(".rec.failed.txt").exists()
     done = script("im2rec.py", *FLAGS, "--resume", prefix, prefix.parent)
