@@ -49,7 +49,12 @@ from common.evaluation import named_photographs, probability_files, submission
 from common.evaluation.ensemble import fingerprint, load_predictor
 from common.evaluation.report import write_report
 from common.evaluation.scores import format_scores, score
-from common.evaluation.views import add_view_args, complete_view_args, load_views
+from common.evaluation.views import (
+    add_view_args,
+    complete_view_args,
+    first_to_read_again,
+    load_views,
+)
 from common.networks import checkpoint
 from common.networks.export import export_onnx
 
@@ -151,6 +156,9 @@ def complete_args(args):
     args.output = args.output or ("predictions.csv" if args.images else name)
     for path in filter(None, (args.output, args.save_probs)):
         require_target(path)
+    for path in filter(None, (args.save_probs, *(args.merge or ()))):
+        if os.path.realpath(path) == os.path.realpath(args.output):
+            raise UserError(f"--output {args.output}: would replace {path}; choose another name")
     if args.merge:
         refuse_together("--merge", {"--export-onnx": args.export_onnx, "--resume": args.resume})
         if args.save_probs:
@@ -186,6 +194,7 @@ def predict(args):
     else:  # by whose categories the annotations are labelled
         classes = class_table.classes_of_networks(args.model_prefix, args)
         images = open_images(args, classes)
+    args.batch_size = min(args.batch_size, max(1, len(images.source)))
     predictor = load_predictor(args)
     categories = class_table.categories_of_networks(classes, predictor.num_classes, args)
     category_ids = np.array([category.id for category in categories])
@@ -195,6 +204,8 @@ def predict(args):
     settings = fingerprint(args, images)
     together = args.batch_size * len(args.devices)
     with submission.PartialRows(args.output, settings, row_type, args.resume, together) as rows:
+        if args.resume:
+            rows.keep(first_to_read_again(rows.read()["found"], images.source))
         rest = Selection(images.source, range(len(rows), len(images.source)))
         with Progress(len(rest), "predicting") as progress:
             for batch, probabilities in predictor.predict(load_views(rest, args)):
@@ -271,9 +282,11 @@ def merge(args):
     images, categories = None, class_table.numbered(category_ids)
     if args.set == "val":
         classes = class_table.classes_of_networks(args.model_prefix or [], args)
-        categories = class_table.categories_of_ids(classes, category_ids, args.merge[0])
+        names = probability_files.ProbabilityFile(args.merge[0]).names
+        categories = class_table.categories_of_ids(classes, category_ids, args.merge[0], names)
         with contextlib.suppress(UserError):  # without photographs the report is of numbers
-            images = open_images(args, classes)
+            found = open_images(args, classes)
+            images = found if found.is_of(predictions.ids, predictions.labels) else None
     finish(args, predictions, categories, images)
 
 

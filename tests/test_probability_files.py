@@ -71,6 +71,21 @@ def test_files_of_other_images_are_not_merged(tmp_path):
         probability_files.merge([a], [1], "val")
 
 
+def test_files_of_two_validation_sets_are_not_merged(tmp_path):
+    """Lists of folders number their images from 0: the ids of two sets are the same."""
+    paths = []
+    for name, labels in ("a", [0, 1, 2]), ("b", [0, -1, 2]), ("c", [0, 1, 1]):
+        predictions = predictions_of(random_probabilities(3))
+        predictions.labels = np.array(labels)
+        paths.append(str(tmp_path / f"{name}.npz"))
+        probability_files.write_probabilities(paths[-1], predictions, CATEGORY_IDS, [np.eye(3, 6)])
+    probability_files.merge(paths[:2], [1, 1], "val")
+    with pytest.raises(
+        UserError, match=r"c\.npz: image 3 has the label 1, and 2 in .*a\.npz; merge"
+    ):
+        probability_files.merge([paths[0], paths[2]], [1, 1], "val")
+
+
 def test_files_of_folders_that_were_numbered_otherwise_are_not_merged(tmp_path):
     probabilities, paths = random_probabilities(3, num_classes=2), []
     for name, names in (

@@ -74,6 +74,17 @@ def test_the_tables_hold_the_errors_by_hand(predictions):
     assert re.search(r"^all +6 +0\.3333 +0\.0000$", format_scores(scores), re.MULTILINE)
 
 
+def test_what_could_not_be_read_counts_as_an_error_but_not_as_what_the_network_said(predictions):
+    everything = score(predictions, CATEGORIES)
+    predictions.found = np.array([True, True, True, True, False, True])
+    scores = score(predictions, CATEGORIES)
+    assert scores.overall == everything.overall
+    assert sum(images for _, _, images, _, _ in scores.calibration) == 5
+    assert [taken for taken, _ in scores.pairs] == [(1, 0)] and scores.worst == [2]
+    predictions.found[:] = False
+    assert "calibration" not in format_scores(score(predictions, CATEGORIES))
+
+
 def test_classes_without_super_categories_are_scored_all_together(predictions):
     categories = [category._replace(supercategory="") for category in CATEGORIES]
     scores = score(predictions, categories)

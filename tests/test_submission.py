@@ -142,6 +142,9 @@ def test_rows_of_other_flags_are_not_continued(tmp_path):
     PartialRows(tmp_path / "s.csv", {"crops": 1, "dtype": "int8"}, dtype)
     with pytest.raises(UserError, match=r"s\.csv: the interrupted run differs in crops;"):
         PartialRows(tmp_path / "s.csv", {"crops": 12, "dtype": "int8"}, dtype, resume=True)
+    with_all = row_type(6, save_probabilities=True)
+    with pytest.raises(UserError, match=r"differs in --save-probs or --places; repeat its flags"):
+        PartialRows(tmp_path / "s.csv", {"crops": 1, "dtype": "int8"}, with_all, resume=True)
 
 
 @pytest.mark.parametrize("resume", [False, True])

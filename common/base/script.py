@@ -169,7 +169,9 @@ def be_quiet():
 
     logging.getLogger().setLevel(logging.WARNING)
     progress.hide()
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.stdout = open(  # noqa: SIM115
+        os.devnull, "w", encoding="utf-8", errors="backslashreplace"
+    )
 
 
 def stop(number, frame=None):

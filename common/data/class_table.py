@@ -291,13 +291,15 @@ def categories_of_networks(classes, num_classes, args):
     return _with_ids(classes)
 
 
-def categories_of_ids(classes, ids, path):
-    """Return the categories of the ids that a probability file holds.
+def categories_of_ids(classes, ids, path, names=None):
+    """Return the categories of the ids that a probability file holds, with its names if known.
 
     Raises:
         UserError: they are not those of `classes`.
     """
     if not classes.categories:
+        if names is not None:
+            return [Category(*pair, "") for pair in zip(ids.tolist(), names.tolist())]
         logging.warning("%s: names no classes; they are named by number", path)
         return numbered(ids)
     categories = _with_ids(classes)

@@ -46,13 +46,28 @@ class ImageSet:
 
     def read_image(self, image_id):
         """Return the encoded bytes of an image; None of one that cannot be read."""
+        try:
+            return self.source.read(self._position_of()[image_id])[0]
+        except (KeyError, ValueError, OSError):
+            return None
+
+    def _position_of(self):
+        """Return {image id: position in the source}."""
         if self._positions is None:
             id_of = dict(zip(self.wanted_keys.tolist(), self.wanted_ids.tolist()))
             self._positions = {id_of.get(key): i for i, key in enumerate(self.source.keys.tolist())}
-        try:
-            return self.source.read(self._positions[image_id])[0]
-        except (KeyError, ValueError, OSError):
-            return None
+        return self._positions
+
+    def is_of(self, ids, labels):
+        """Return whether these are its images, with their true labels (-1: not known)."""
+        if set(ids.tolist()) != set(self.wanted_ids.tolist()):
+            return False
+        position_of = self._position_of()
+        return all(
+            label < 0 or self.source.listed_label(position_of[image_id]) in (-1, label)
+            for image_id, label in zip(ids.tolist(), labels.tolist())
+            if image_id in position_of
+        )
 
     def describe_unread(self, ids):
         """Say which photographs could not be read, and what they got."""

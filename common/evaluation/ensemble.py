@@ -4,10 +4,14 @@ import functools
 import logging
 import os
 
-from common.base.files import UserError
 from common.data.image_set import open_image_set, open_records
 from common.engines import require_engine_of_timm
-from common.evaluation.quantized import load_quantized, load_raw, spread_images
+from common.evaluation.quantized import (
+    load_quantized,
+    load_raw,
+    quantized_digest,
+    spread_images,
+)
 from common.networks import checkpoint
 
 
@@ -36,34 +40,38 @@ def _load_network(args, prefix, epoch, photographs):
     if checkpoint.is_timm(prefix, epoch):
         require_engine_of_timm(args.engine, checkpoint.weights_path(prefix, epoch))
     if args.dtype == "int8":
-        calibrate = functools.partial(_calibration_images, args, photographs)
-        return load_quantized(args.engine, prefix, epoch, args.devices, calibrate)
+        validation = functools.partial(_validation_images, args)
+        others = functools.partial(spread_images, photographs, args) if photographs else None
+        return load_quantized(args.engine, prefix, epoch, args.devices, validation, others)
     return load_raw(prefix, epoch)
 
 
-def _calibration_images(args, photographs):
+def _validation_images(args):
+    """Return calibration images of the validation set that the flags name."""
     if args.data_val:
-        return spread_images(open_records(args.data_val).source, args)
-    try:
-        source = open_image_set(args.data_dir, "val", args.year).source
-    except UserError as error:
-        if photographs is None:
-            raise
-        logging.warning("%s; int8 is calibrated on the photographs of --images", error)
-        source = photographs
-    return spread_images(source, args)
+        images = open_records(args.data_val)
+    else:
+        images = open_image_set(args.data_dir, "val", args.year)
+    return spread_images(images.source, args)
 
 
 def fingerprint(args, images):
     """Return what the rows depend on: an interrupted run goes on only where it is the same."""
+    checkpoints = [
+        [*network, *_file_state(checkpoint.weights_path(*network))] for network in args.networks
+    ]
+    if args.dtype == "int8":  # another calibration gives other networks
+        for state, network in zip(checkpoints, args.networks):
+            state.append(quantized_digest(args.engine, *network))
     return {
-        "checkpoints": [
-            [*network, *_file_state(checkpoint.weights_path(*network))] for network in args.networks
-        ],
+        "checkpoints": checkpoints,
         "engine": args.engine.NAME,  # the other one rounds differently
         "images": [images.path, len(images.source), *_file_state(images.path)],
         "crop_size": args.crop_shape,
-        **{name: getattr(args, name) for name in ("weights", "dtype", "crops", "resize")},
+        **{
+            name: getattr(args, name)
+            for name in ("weights", "dtype", "compile", "tf32", "crops", "resize")
+        },
     }
 
 

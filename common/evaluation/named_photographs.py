@@ -121,7 +121,7 @@ def format_names(named):
     """Return the first places of a few photographs as a table for a terminal."""
     places = min(PLACES_ON_TERMINAL, named.ranked.shape[1])
     rows = [
-        (_readable(path), *(f"{name} {p:.0%}" for name, p in named.places(row, places)))
+        (page.readable(path), *(f"{name} {p:.0%}" for name, p in named.places(row, places)))
         for row, path in enumerate(named.paths)
     ]
     title = f"names of {len(rows)} photographs"
@@ -140,7 +140,7 @@ def write_page(csv_path, settings, named):
     shown = "The photographs" if len(figures) == len(named.paths) else f"The first {len(figures)}"
     content = page.page(
         os.path.basename(csv_path),
-        _readable(settings),
+        settings,
         headline,
         page.section(
             "The most frequent names",
@@ -181,13 +181,8 @@ def _figure(named, row):
     lines = [
         page.span(f"{first} {probability:.0%}", "first name"),
         *(page.span(f"{name} {p:.0%}", "other name") for name, p in others),
-        page.span(_readable(path), "file name"),
+        page.span(page.readable(path), "file name"),
     ]
     thumbnail = page.make_thumbnail(read_at_once(path, MAX_RECORD_BYTES))
     image = page.picture(thumbnail, first) if thumbnail else ""
     return page.figure(image, "<br>".join(lines)), {"probability": f"{probability:.6f}"}
-
-
-def _readable(path):
-    """Return a path as a terminal and a page can show it."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)

@@ -63,8 +63,8 @@ def page(title, settings, headline, *parts, links=()):
     script = _read_beside("report_page.js")
     items = "\n".join(f'<a href="#{target}">{html.escape(text)}</a>' for target, text in links)
     return _PAGE.format(
-        title=html.escape(title),
-        settings=html.escape(settings),
+        title=html.escape(readable(title)),
+        settings=html.escape(readable(settings)),
         headline="".join(f"<div><b>{value}</b>{name}</div>" for value, name in headline),
         nav=f'<nav aria-label="On this page">\n{items}\n</nav>' if links else "",
         body="\n".join(filter(None, parts)),
@@ -72,6 +72,11 @@ def page(title, settings, headline, *parts, links=()):
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def readable(path):
+    """Return a path as a terminal and a page can show it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in path)
 
 
 def _read_beside(name):

@@ -130,6 +130,7 @@ def merge(paths, weights, set_name, places=PLACES):
                     " were made from the same JSON"
                 )
         _require_same_names(first, other)
+        _require_same_labels(first, other)
     weights = np.asarray(weights, np.float32) / np.sum(weights)
     parts = []
     for chunks in zip(*(file.chunks() for file in files)):
@@ -140,6 +141,17 @@ def merge(paths, weights, set_name, places=PLACES):
         parts.append(first_places(mean, max(PLACES, places)))
     ranked, probabilities = (np.concatenate(part) for part in zip(*parts))
     return Predictions(first.ids, ranked, probabilities, first.labels), first.classes
+
+
+def _require_same_labels(first, other):
+    """Raise `UserError` where an image has two true labels: lists of folders number from 0."""
+    differ = (first.labels >= 0) & (other.labels >= 0) & (first.labels != other.labels)
+    if differ.any():
+        row = differ.argmax()
+        raise UserError(
+            f"{other.path}: image {first.ids[row]} has the label {other.labels[row]}, and"
+            f" {first.labels[row]} in {first.path}; merge files of one validation set"
+        )
 
 
 def _require_same_names(first, other):

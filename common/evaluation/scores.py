@@ -60,16 +60,18 @@ def score(predictions, categories, train_labels=()):
         )
     correct = metrics.hits(ranked, labels, 1)
     confidence = predictions.probabilities[:, 0]
-    bins, error = metrics.calibration(confidence, correct)
+    # An image that could not be read is as wrong as its row of the CSV, but the network did not say
+    # so: calibration and confusions are of those that it has seen.
+    seen = np.ones(len(labels), bool) if predictions.found is None else predictions.found
+    bins, error = metrics.calibration(confidence[seen], correct[seen])
     names = [category.name for category in categories]
     counts, groups, by_frequency = None, None, []
     if len(train_labels):
         counts = metrics.class_counts(train_labels, len(categories))
         groups = metrics.frequency_groups(counts)
         by_frequency = metrics.error_by_group(ranked, labels, groups, metrics.FREQUENCY_GROUPS)
-    pairs = metrics.confused_pairs(ranked[:, 0], labels)
-    wrong = ~correct if predictions.found is None else ~correct & predictions.found
-    worst = sorted(np.flatnonzero(wrong).tolist(), key=lambda row: -confidence[row])
+    pairs = metrics.confused_pairs(ranked[seen, 0], labels[seen])
+    worst = sorted(np.flatnonzero(seen & ~correct).tolist(), key=lambda row: -confidence[row])
     return Scores(
         metrics.group_error("all", ranked, labels),
         _by_supercategory(ranked, labels, categories),
@@ -132,7 +134,8 @@ def sections(scores):
         for low, high, images, confidence, accuracy in scores.calibration
     ]
     title = f"calibration (expected error {scores.calibration_error:.4f})"
-    result.append((title, ("confidence", "images", "mean confidence", "accuracy"), bins))
+    if bins:
+        result.append((title, ("confidence", "images", "mean confidence", "accuracy"), bins))
     if scores.confused:
         pairs = [(true, predicted, str(images)) for true, predicted, images in scores.confused]
         result.append(("most confused", ("true", "taken for", "images"), pairs))

@@ -102,10 +102,8 @@ class PartialRows:
         self._stream = open(self.path, mode, buffering=0, opener=open_own)  # noqa: SIM115
         if not going_on:
             self._write(header)
-        # A killed run may have left half a row, or half a round.
-        num_rows = len(self) // together * together
-        self._stream.truncate(self._offset + num_rows * dtype.itemsize)
-        self._stream.seek(0, os.SEEK_END)
+        self._together = together
+        self.keep(len(self))  # a killed run may have left half a row, or half a round
 
     def _is_begun(self, header):
         """Return whether a run with this header left its rows; `UserError` for another run's."""
@@ -117,7 +115,8 @@ class PartialRows:
             return line == header
         try:
             was, now = json.loads(line), json.loads(header)
-            what = ", ".join(sorted(k for k in now if was.get(k) != now[k]))
+            different = sorted(k for k in now if was.get(k) != now[k])
+            what = ", ".join("--save-probs or --places" if k == "row" else k for k in different)
         except (ValueError, AttributeError):
             what = "format"
         raise UserError(
@@ -135,6 +134,12 @@ class PartialRows:
 
     def __len__(self):
         return (os.path.getsize(self.path) - self._offset) // self.dtype.itemsize
+
+    def keep(self, num_rows):
+        """Forget what comes after so many rows, and after the last complete round in them."""
+        num_rows = num_rows // self._together * self._together
+        self._stream.truncate(self._offset + num_rows * self.dtype.itemsize)
+        self._stream.seek(0, os.SEEK_END)
 
     def append(self, rows):
         """Add an array of rows; they are in the file when this returns."""

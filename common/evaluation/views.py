@@ -1,8 +1,11 @@
 """The views of an image that are predicted: their flags, and batches of them."""
 
 import argparse
+import contextlib
 import json
 import os
+
+import numpy as np
 
 from common.base.files import UserError, require_file
 from common.base.help import check_ranges, whole
@@ -126,6 +129,20 @@ def load_views(source, args, **changes):
         replace_bad=False,
         max_bad_images=1,
     )
+
+
+def first_to_read_again(found, source):
+    """Return the first position of `source` of an image that can be read now, and could not before.
+
+    Args:
+        found: bool, (N,): which of the first N images could be read; N is returned where there is
+            nothing to read again.
+    """
+    for position in np.flatnonzero(~found).tolist():
+        with contextlib.suppress(ValueError, OSError):
+            decode(source.read(position)[0])
+            return position
+    return len(found)
 
 
 def trained_crop_shape(model_prefix):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import time
 
 import numpy as np
@@ -141,19 +142,50 @@ def test_damaged_and_missing_photographs_get_the_most_frequent_categories(folder
     assert "102 (t2.jpg)" in sub.said and "105 (test2017/t5.jpg)" in sub.said
 
 
-def test_a_killed_run_goes_on_where_it_stopped(folder, sub, engine):
+@pytest.fixture
+def kill(folder, engine):
+    """Start sub.py with flags, and kill it when all is predicted and nothing is written."""
+
+    def call(*flags):
+        command = ["sub.py", "1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net"]
+        command += ["--batch-size", 4, "--crop-size", SIZE, "--output", folder / "out.csv"]
+        process = freeze(folder, ".tmp-out.csv", [*command, "--engine", engine, *flags])
+        process.kill()
+        process.communicate()
+
+    return call
+
+
+def test_a_killed_run_goes_on_where_it_stopped(folder, sub, kill):
     expected = sub(folder, "1", "cpu", output="whole.csv")
-    command = ["sub.py", "1", "cpu", "--data-dir", folder, "--model-prefix", folder / "net"]
-    command += ["--batch-size", 4, "--crop-size", SIZE, "--output", folder / "out.csv"]
-    command += ["--engine", engine]
-    process = freeze(folder, ".tmp-out.csv", command)  # all is predicted, nothing is written
-    process.kill()
-    process.communicate()
+    kill()
     assert not (folder / "out.csv").exists()
     for i in range(8):  # what has been predicted is not read again
         (folder / "test2017" / f"t{i}.jpg").unlink()
     assert sub(folder, "1", "cpu", "--resume") == expected
     assert not (folder / ".tmp-out.csv.rows").exists()
+
+
+def test_resume_reads_a_photograph_that_could_not_be_read(folder, sub, kill):
+    expected = sub(folder, "1", "cpu", output="whole.csv")
+    path = folder / "test2017" / "t5.jpg"
+    os.rename(path, folder / "elsewhere.jpg")
+    kill()
+    os.rename(folder / "elsewhere.jpg", path)
+    for i in range(4):  # what comes before it is not read again
+        (folder / "test2017" / f"t{i}.jpg").unlink()
+    assert sub(folder, "1", "cpu", "--resume") == expected
+    assert "could not be read" not in sub.said
+
+
+def test_resume_does_not_mix_two_calibrations(folder, int8, sub, kill):
+    kill("--dtype", "int8")
+    for path in folder.glob("net-0001-int8*"):
+        path.unlink()
+    for i in range(6):  # it is calibrated on others
+        (folder / "train_val_images" / "s" / "n" / f"v{i}.jpg").unlink()
+    sub(folder, "1", "cpu", "--dtype", "int8", "--resume", status=2)
+    assert "the interrupted run differs in checkpoints" in sub.said
 
 
 def test_a_run_over_records_that_were_made_anew_is_not_continued(folder, sub, script):
@@ -241,6 +273,19 @@ def test_quiet_prints_warnings_alone(folder, script, tmp_path):
     images[0].write_bytes(b"no photograph")
     said = script("sub.py", *flags)
     assert said.stdout == "" and "1 images could not be read" in said.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names of files are text there")
+@pytest.mark.parametrize("flags", [[], ["--quiet"], ["--set", "val"]])
+def test_names_of_files_need_not_be_text(folder, script, tmp_path, flags):
+    prefix, output = tmp_path / os.fsdecode(b"net\xe9"), tmp_path / os.fsdecode(b"\xe9.csv")
+    for ending in ("-symbol.json", "-0001.params"):
+        shutil.copy(f"{folder}/net{ending}", f"{prefix}{ending}")
+    command = ["sub.py", "1", "cpu", "--data-dir", folder, "--model-prefix", prefix, *flags]
+    script(*command, "--crop-size", SIZE, "--output", output)
+    assert output.exists() and not [*tmp_path.glob(".tmp*")]
+    images = ["--images", folder / "test2017", "--output", output]
+    script("sub.py", "1", "cpu", "--model-prefix", prefix, "--crop-size", SIZE, *images)
 
 
 def test_a_photograph_on_its_side_is_turned_whether_packed_or_not(folder, sub, script):

@@ -37,6 +37,11 @@ def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub)
             ["1", "cpu", "--export-onnx", "n.onnx", "--save-probs", "b.npz"],
             "--export-onnx: cannot be combined with --save-probs",
         ),
+        (
+            ["1", "cpu", "--save-probs", "a.csv", "--output", "./a.csv"],
+            "would replace a.csv; choose",
+        ),
+        (["--merge", "a.npz", "b.npz", "--output", "b.npz"], "--output b.npz: would replace b.npz"),
         (["1", "cpu", "--save-probs", "nowhere/a.npz"], "nowhere/a.npz: its folder does not exist"),
     ],
 )

@@ -123,3 +123,16 @@ def test_validation_records_are_scored_without_a_json(known, sub, script):
 def test_records_are_named_only_to_be_scored(shared, sub):
     sub(shared, "1", "cpu", "--data-val", "own.rec", status=2)
     assert sub.said == "sub.py: --data-val: holds records to score; add --set val\n"
+
+
+def test_merged_probabilities_bring_the_names_and_show_their_own_photographs(known, sub, script):
+    sub(known, "1", "cpu", "--set", "val", "--save-probs", known / "a.npz")
+    for path in (*known.glob("net-*"), *known.glob("*2017.json")):
+        path.unlink()
+    lines = [f"{100 + i}\t{5 - i % 6}\ttrain_val_images/s/n/v{i}.jpg\n" for i in range(12)]
+    (known / "val.lst").write_text("".join(lines))  # another set of the same numbers
+    script("im2rec.py", known / "val", known)
+    sub(known, "--merge", known / "a.npz", "--set", "val")
+    page = (known / "report-out.html").read_text()
+    assert "n30" in page and "<figure>" not in page
+    assert "named by number" not in sub.said
