@@ -57,6 +57,7 @@ from common.evaluation.views import (
 )
 from common.networks import checkpoint
 from common.networks.export import export_onnx
+from common.training.history import last_epoch, log_path
 
 MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 
@@ -66,6 +67,7 @@ def main():
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     if args.quiet:
         be_quiet()
+    warn_of_earlier_runs(args.networks)
     status = 0
     if args.merge:
         merge(args)
@@ -186,6 +188,16 @@ def numbers(flag, text, kind):
         raise UserError(f"{flag} {text}: must be numbers, e.g. 21 or 21,24,27") from None
 
 
+def warn_of_earlier_runs(networks):
+    """Warn of checkpoints that a later run to the same prefix has left: its classes may differ."""
+    for prefix, epoch in networks:
+        with contextlib.suppress(UserError):  # predicting needs no log
+            last = last_epoch(log_path(prefix))
+            if last is not None and epoch > last:
+                path = checkpoint.weights_path(prefix, epoch)
+                logging.warning("%s: is of an earlier run, as the log ends at epoch %d", path, last)
+
+
 def predict(args):
     """Predict every image of the set, with the rows kept on the disk, and finish with them."""
     if args.set == "test":
@@ -230,7 +242,10 @@ def open_images(args, classes=None):
         class_table.require_numbering(classes, args.data_val)
         return open_records(args.data_val)
     known = classes.categories if classes and classes.have_ids else None
-    return open_image_set(args.data_dir, args.set, args.year, known)
+    images = open_image_set(args.data_dir, args.set, args.year, known)
+    if not images.is_compared:
+        class_table.require_numbering(classes, images.path)
+    return images
 
 
 def counted_labels(args):

@@ -69,6 +69,8 @@ def test_the_table_is_four_columns_for_people_and_programs(tmp_path):
         b"label,category_id,name,supercategory\n0,30,\xff,\n",
         b"label,category_id,name,supercategory\n0,30,\x1b[2J,\n",
         b'label,category_id,name,supercategory\n0,30,"tit,\n',
+        b"label,category_id,name,supercategory\n0,30,tit,\n1,30,oak,\n",
+        b"label,category_id,name,supercategory\n0,30,tit,\n1,,oak,\n",
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, content):
@@ -245,3 +247,40 @@ def test_records_are_scored_by_a_network_of_the_same_numbering(tmp_path, names, 
     else:
         with pytest.raises(UserError, match=rf"val\.classes\.txt: {fault}; number the folders"):
             require_numbering(known, rec)
+
+
+def write_list(path, folders):
+    path.write_text("".join(f"{n}\t{n}\t{folder}/x.jpg\n" for n, folder in enumerate(folders)))
+
+
+@pytest.mark.parametrize(
+    ("folders", "said"),
+    [
+        (["30", "40"], None),
+        (["00030_Animalia_Parus_major", "00040_Plantae_Salix"], None),  # as in 2021
+        (["40", "30"], "40 has the label 0, which Parus major (category 30) has"),
+        (["a/Parus major", "b/30"], "b/30 has the label 1, which Salix"),
+        (["great tit", "willow"], "names none of the classes of run-classes.csv"),
+    ],
+)
+def test_folders_are_compared_with_categories_where_they_name_any(tmp_path, caplog, folders, said):
+    write_list(tmp_path / "val.lst", folders)
+    try:
+        require_numbering(Classes("run-classes.csv", BIRDS), str(tmp_path / "val.rec"))
+    except UserError as error:
+        assert said in str(error)
+    else:
+        assert caplog.text == "" if said is None else said in caplog.text
+
+
+def test_folders_agree_whatever_they_lie_in_and_in_both_unicode_forms(tmp_path):
+    known = Classes("c.csv", [Category(None, name, "") for name in ("s/tit", "willow/Tr\u00edpos")])
+    write_list(tmp_path / "val.lst", ["all/s/tit", "all/willow/Tri\u0301pos"])
+    require_numbering(known, str(tmp_path / "val.rec"))
+
+
+def test_a_csv_of_labels_is_reported(tmp_path, caplog):
+    prefix = str(tmp_path / "run")
+    write_table(f"{prefix}-classes.csv", Classes("", FOLDERS))
+    classes_of_networks([prefix], flags(tmp_path), required=True)
+    assert "run-classes.csv: has no category ids, and no JSON of" in caplog.text

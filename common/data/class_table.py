@@ -21,6 +21,7 @@ from common.base.files import UserError, atomic_open, require_file
 from common.data.annotations import Category, as_id, read_annotations
 from common.data.class_checks import numbering_of
 from common.data.image_set import check_ids, find_categories, read_categories
+from common.data.unicode_names import composed
 
 _CONTROLS = re.compile("[\0-\x1f\x7f-\x9f]")
 COLUMNS = ["label", "category_id", "name", "supercategory"]
@@ -79,6 +80,9 @@ def read_table(path):
                 raise ValueError(f"line {label + 2} is not label {label} with its name")
             category_id = as_id(category_id) if category_id else None
             categories.append(Category(category_id, name, supercategory))
+        ids = {category.id for category in categories}
+        if ids != {None} and (None in ids or len(ids) < len(categories)):
+            raise ValueError("a category id is missing or is there twice")
     except (ValueError, csv.Error) as error:
         raise UserError(
             f"{path}: not the classes of a network ({error}); restore it, or remove it to take the"
@@ -108,10 +112,21 @@ def require_same(classes, other, fix):
 
 
 def require_numbering(classes, rec_path):
-    """Raise `UserError` where records number their classes otherwise than a network's `Classes`."""
+    """Raise `UserError` where records number their classes otherwise than a network's `Classes`.
+
+    Folders none of which has the name or the id of a category cannot be compared with categories.
+    """
     numbering = numbering_of(rec_path)
     known = classes.categories if classes else []
-    for label, name in numbering.names.items() if numbering and known else ():
+    if not numbering or not known:
+        return
+    if classes.have_ids and not _share_a_name(numbering.names.values(), known):
+        logging.warning(
+            "%s: names none of the classes of %s, so that their labels cannot be compared",
+            *(numbering.path, classes.source),
+        )
+        return
+    for label, name in sorted(numbering.names.items()):
         if label >= len(known):
             fault = f"{name} has the label {label}, and {classes.source} has {len(known)} classes"
         elif not _is_same(Category(None, name, ""), known[label]):
@@ -126,11 +141,34 @@ def require_numbering(classes, rec_path):
 
 
 def _is_same(a, b):
+    """Return whether two categories may be the same; one without an id is a folder."""
     if a.id is not None and b.id is not None:
         return str(a.id) == str(b.id)
     folder, other = (a, b) if a.id is None else (b, a)
-    last = folder.name.rpartition("/")[2]
-    return other.name in (folder.name, last) or str(other.id) == last
+    if other.id is not None and str(other.id) in _ids_in(folder.name):
+        return True
+    # The folders that all classes of a list lie in are not in the name of a class.
+    name, other_name = f"/{composed(folder.name)}", f"/{composed(other.name)}"
+    return name.endswith(other_name) or other_name.endswith(name)
+
+
+def _share_a_name(folders, categories):
+    """Return whether a folder has the name or the id of a category."""
+    ids, names = {str(each.id) for each in categories}, {composed(each.name) for each in categories}
+    return any(
+        _last_folder(folder) in names or not ids.isdisjoint(_ids_in(folder)) for folder in folders
+    )
+
+
+def _ids_in(folder):
+    """Return the ids that a folder may be named by: `2590`, or `00004_Animalia_…` as in 2021."""
+    last = _last_folder(folder)
+    number = re.match(r"0*(\d+)_", last)
+    return {last, number.group(1)} if number else {last}
+
+
+def _last_folder(path):
+    return composed(path).rpartition("/")[2]
 
 
 def _described(category):
@@ -244,14 +282,21 @@ def classes_of_networks(prefixes, args, required=False):
     for other in tables[1:]:
         require_same(tables[0], other, "only networks of the same classes can be averaged")
     found = next((table for table in tables if table.have_ids), *tables[:1] or [Classes("")])
-    if args.images or args.data_val:
+    if args.images:
         return found
     if found.have_ids:
         check_ids(found.source, found.categories)
+    if args.data_val:
+        return found
     path, categories = find_categories(args.data_dir, args.year)
     if not categories:
         if required and not found.categories:
             read_categories(args.data_dir, args.year)  # says what is missing
+        if required and not found.have_ids:
+            logging.warning(
+                "%s: has no category ids, and no JSON of %s names categories: the CSV holds labels",
+                *(found.source, args.data_dir),
+            )
         return found
     if not found.categories:
         return Classes(f"the JSON of {args.data_dir}", categories)

@@ -38,6 +38,7 @@ class ImageSet:
     wanted_ids: np.ndarray  # (N,) int64 or text, in the order of the JSON
     names: Dict[Union[int, str], str] = field(default_factory=dict)  # image id -> file name
     wanted_keys: Optional[np.ndarray] = None  # (N,) int64, of the wanted ids; None: the same
+    is_compared: bool = True  # False: labels are those of records, which no JSON knows
     _positions: Optional[Dict[Union[int, str], int]] = None  # image id -> position in the source
 
     def __post_init__(self):
@@ -106,15 +107,21 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
         if set_name == "test":
             _check_keys(source.keys, rec_path, json_path, id_of)
             _check_list(rec_path, json_path, id_of, names)
-        else:  # its records may have other keys: its CSV is not submitted
-            _check_keys(source.keys, rec_path, json_path, source.keys)
-            id_of = _ids_of_records(source.keys.tolist(), rec_path, id_of, names)
-        return _image_set(rec_path, source, id_of, names)
+            return _image_set(rec_path, source, id_of, names)
+        # The records of a validation set may have other keys: its CSV is not submitted.
+        _check_keys(source.keys, rec_path, json_path, source.keys)
+        is_compared = False
+        if categories:
+            annotations = label_by(json_path, annotations, categories, "the training")
+            is_compared = _compare_labels(rec_path, json_path, annotations, id_of)
+        id_of = _ids_of_records(source.keys.tolist(), rec_path, id_of, names)
+        return _image_set(rec_path, source, id_of, names, is_compared)
     labels = annotations.labels
     if set_name != "test":
         categories = categories or read_categories(data_dir, year)
         labels = label_by(json_path, annotations, categories, "the training").labels
         id_of = _labelled(json_path, id_of, labels)
+        id_of = _still_validation(f"{os.path.splitext(rec_path)[0]}.lst", json_path, id_of)
     paths = [find_image(data_dir, names[each], folder_of_test(year)) for each in id_of.values()]
     if not any(map(os.path.exists, paths)):
         raise UserError(
@@ -126,10 +133,50 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
     return _image_set(json_path, source, id_of, names)
 
 
-def _image_set(path, source, id_of, names):
+def _image_set(path, source, id_of, names, is_compared=True):
     """Return the `ImageSet` of the images that `id_of` names, {key: id}."""
     ids, keys = np.array(list(id_of.values())), np.array(list(id_of), np.int64)
-    return ImageSet(path, source, ids, names, keys)
+    return ImageSet(path, source, ids, names, keys, is_compared)
+
+
+def _compare_labels(rec_path, json_path, annotations, id_of):
+    """Compare the labels in the list of validation records with those of the JSON.
+
+    Returns:
+        whether the list is of the JSON's photographs: else there is nothing to compare.
+
+    Raises:
+        UserError: a photograph has another label in the list.
+    """
+    names, compared = dict(annotations.images), False
+    for entry in _entries_of(rec_path):
+        image_id, listed = id_of.get(entry.index), np.atleast_1d(entry.label)[0]
+        label = annotations.labels.get(image_id)
+        if label is None or _file_name(entry.path) != _file_name(names[image_id]):
+            continue
+        compared = True
+        if listed != label:
+            raise UserError(
+                f"{rec_path}: its list gives {entry.path} the label {listed:g}, and by the"
+                f" classes of the training and {json_path} it has {label}; put the training JSON"
+                " into this folder, and make the lists and records anew"
+            )
+    return compared
+
+
+def _still_validation(list_path, json_path, id_of):
+    """Return the part of `id_of` that `val.lst` names: `--val-into-train` trains on the others."""
+    if not os.path.lexists(list_path):
+        return id_of
+    listed = {entry.index for entry in read_list(list_path)}
+    kept = {key: image_id for key, image_id in id_of.items() if key in listed}
+    if not kept or len(kept) == len(id_of):
+        return id_of
+    logging.warning(
+        "%s: of the %d images of %s the %d are scored that it lists",
+        *(list_path, len(id_of), json_path, len(kept)),
+    )
+    return kept
 
 
 def _labelled(json_path, id_of, labels):
@@ -165,15 +212,19 @@ def _strangers(rec_path, id_of, names):
     """
     if all(key == image_id for key, image_id in id_of.items()):
         return []
-    try:
-        listed = read_list(os.path.splitext(rec_path)[0] + ".lst")
-    except UserError:  # none, or one that was edited since: the records do without
-        return []
     return [
         entry
-        for entry in listed
+        for entry in _entries_of(rec_path)
         if entry.index in id_of and _file_name(entry.path) != _file_name(names[id_of[entry.index]])
     ]
+
+
+def _entries_of(rec_path):
+    """Return what the list of records names; nothing where it is gone, or was edited since."""
+    try:
+        return read_list(os.path.splitext(rec_path)[0] + ".lst")
+    except UserError:
+        return []
 
 
 def _file_name(path):

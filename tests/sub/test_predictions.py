@@ -178,6 +178,13 @@ def test_resume_reads_a_photograph_that_could_not_be_read(folder, sub, kill):
     assert "could not be read" not in sub.said
 
 
+def test_a_checkpoint_that_a_later_run_has_left_is_reported(folder, sub):
+    (folder / "net-log.csv").write_text("epoch,lr,loss\n1,0.1,2.0\n")
+    sub(folder, "1,2", "cpu")
+    assert "net-0002.params: is of an earlier run, as the log ends at epoch 1" in sub.said
+    assert "net-0001.params: is" not in sub.said
+
+
 def test_resume_does_not_mix_two_calibrations(folder, int8, sub, kill):
     kill("--dtype", "int8")
     for path in folder.glob("net-0001-int8*"):

@@ -11,6 +11,7 @@ import pytest
 from common.data.annotations import Category
 from common.data.class_table import Classes, write_table
 from common.data.recordio import read_list
+from tests.conftest import write_class_names
 from tests.made_up_challenge import CATEGORY_IDS
 
 
@@ -21,6 +22,37 @@ def test_of_val_only_what_the_records_hold_is_scored(folder, sub, script):
     rest = {entry.index for entry in read_list(folder / "val.lst")}
     assert len(rest) == 6
     assert set(sub(folder, "1", "cpu", "--set", "val")) == rest
+
+
+def test_of_the_photographs_too_only_what_was_not_moved_into_train_is_scored(folder, sub, script):
+    shutil.copy(folder / "val2017.json", folder / "train2017.json")
+    script("mx_list.py", "--data-dir", folder, "--val-into-train", 0.5)
+    rest = {entry.index for entry in read_list(folder / "val.lst")}
+    assert set(sub(folder, "1", "cpu", "--set", "val")) == rest and len(rest) == 6
+    assert "val.lst: of the 12 images of" in sub.said
+
+
+def test_records_that_number_the_classes_otherwise_are_not_scored(known, sub, script):
+    """Made where the training JSON was not there, of a val JSON that lacks the first category."""
+    content = json.loads((known / "val2017.json").read_text())
+    del content["categories"][0]
+    lacking = [each for each in content["annotations"] if each["category_id"] == CATEGORY_IDS[0]]
+    content["annotations"] = [each for each in content["annotations"] if each not in lacking]
+    gone = {each["image_id"] for each in lacking}
+    content["images"] = [each for each in content["images"] if each["id"] not in gone]
+    (known / "val2017.json").write_text(json.dumps(content))
+    (known / "test2017.json").unlink()
+    script("mx_list.py", "--data-dir", known, "--sets", "val")
+    script("im2rec.py", known / "val", known)
+    sub(known, "1", "cpu", "--set", "val", status=2)
+    assert "val.rec: its list gives" in sub.said and sub.said.count("\n") == 1
+    (known / "val.rec").unlink()
+    assert len(sub(known, "1", "cpu", "--set", "val")) == 10  # the photographs themselves
+    (known / "val2017.json").unlink()
+    write_class_names(str(known / "val.classes.txt"), [f"n{i}" for i in CATEGORY_IDS[1:]])
+    script("im2rec.py", known / "val", known)
+    sub(known, "1", "cpu", "--set", "val", status=2)
+    assert "val.classes.txt: n20 has the label 0, which n10 (category 10) has in" in sub.said
 
 
 def test_the_scores_are_those_of_the_csv(shared, sub):
