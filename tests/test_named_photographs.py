@@ -129,7 +129,8 @@ def test_flags_that_mean_nothing_here_are_refused(script):
 
 def test_files_and_folders_are_found_each_once(folder):
     photos = str(folder / "photos")
-    paths = find_photographs([f"{photos}/e.jpg", f"{photos}/deep", f"{photos}/deep/c.webp"]).paths
+    same = [f"{photos}/deep/c.webp", f"{photos}/./e.jpg"]
+    paths = find_photographs([f"{photos}/e.jpg", f"{photos}/deep", *same]).paths
     assert paths == [f"{photos}/{name}" for name in ("e.jpg", "deep/c.webp", "deep/er/d.jpg")]
     with pytest.raises(UserError, match=r"nowhere\.jpg: not found; name photographs, or a folder"):
         find_photographs(["nowhere.jpg"])
@@ -168,6 +169,9 @@ def test_the_page_shows_the_photographs_and_needs_nothing_but_itself(tmp_path):
         named([path] * (SHOWN_ON_PAGE + 100), ["x.jpg"]),
     )
     assert page == str(tmp_path / "report-out.html")
+    os.rename(path, tmp_path / "moved.jpg")
+    write_page(str(tmp_path / "later.csv"), "sub.py", named([path]))
+    assert "&lt;i&gt;.jpg" in (tmp_path / "report-later.html").read_text(encoding="utf-8")
     text = open(page, encoding="utf-8").read()  # noqa: SIM115
     sources = re.findall(r'src="([^"]*)"', text)
     assert all(link.startswith("#") for link in re.findall(r'href="([^"]*)"', text))

@@ -1,5 +1,6 @@
 """Photographs that belong to no challenge, and the names that the networks give them."""
 
+import contextlib
 import csv
 import logging
 import os
@@ -60,13 +61,15 @@ def find_photographs(paths):
     Raises:
         UserError: a path does not exist, or a folder holds no photograph.
     """
-    found = []
+    found = {}
     for path in paths:
         if os.path.isdir(path):
-            found += image_paths(path, report=logging.warning)
+            named = image_paths(path, report=logging.warning)
         else:
-            found.append(require_file(path, "name photographs, or a folder of them"))
-    return FileSource(dict.fromkeys(found))
+            named = [require_file(path, "name photographs, or a folder of them")]
+        for each in named:
+            found.setdefault(os.path.normpath(each), each)
+    return FileSource(found.values())
 
 
 def name_photographs(predictor, batches, source, names):
@@ -183,6 +186,8 @@ def _figure(named, row):
         *(page.span(f"{name} {p:.0%}", "other name") for name, p in others),
         page.span(page.readable(path), "file name"),
     ]
-    thumbnail = page.make_thumbnail(read_at_once(path, MAX_RECORD_BYTES))
-    image = page.picture(thumbnail, first) if thumbnail else ""
+    image = ""
+    with contextlib.suppress(ValueError, OSError):  # it has been moved away since
+        thumbnail = page.make_thumbnail(read_at_once(path, MAX_RECORD_BYTES))
+        image = page.picture(thumbnail, first) if thumbnail else ""
     return page.figure(image, "<br>".join(lines)), {"probability": f"{probability:.6f}"}
