@@ -7,7 +7,7 @@ import json
 import re
 
 from common.base.files import UserError
-from common.engines.mxnet import amx
+from common.engines.mxnet import amx, fusion
 from common.engines.mxnet.runtime import mx, reason_of
 from common.networks import edits, symbol_file
 from common.networks.graph import Builder, edit, ending_at
@@ -58,7 +58,7 @@ def training_symbol(graph, options):
 
 def prediction_symbol(graph, dtype, image_shape):
     """Return the symbol of a network in float32, or quantized, that predicts in `dtype`."""
-    return to_symbol(convert(graph, dtype, image_shape))
+    return to_symbol(fusion.without_wrong_sums(convert(graph, dtype, image_shape)))
 
 
 def convert(graph, dtype, image_shape):

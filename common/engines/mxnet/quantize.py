@@ -1,5 +1,6 @@
 """A network in 8-bit integers, through MXNet's own quantization (oneDNN, on CPUs)."""
 
+from common.engines.mxnet import fusion
 from common.engines.mxnet.precision import to_graph, to_symbol
 from common.engines.mxnet.runtime import mx
 from common.networks import Network
@@ -13,7 +14,8 @@ def quantize(network, images):
     """
     from mxnet.contrib.quantization import quantize_model
 
-    fused = to_symbol(network.graph).get_backend_symbol("MKLDNN_QUANTIZE")
+    symbol = to_symbol(fusion.without_wrong_sums(network.graph))
+    fused = symbol.get_backend_symbol("MKLDNN_QUANTIZE")
     nodes = to_graph(fused)["nodes"]
     # Fusing renames the head; the same layer is the last FullyConnected of the fused network.
     heads = [
