@@ -5,12 +5,13 @@ import pytest
 
 from common.data.loader import Batch
 from common.engines import mxnet as engine
-from common.engines.mxnet.fusion import without_wrong_sums
+from common.engines.mxnet.fusion import without_wrong_int8_sums, without_wrong_sums
 from common.engines.mxnet.precision import to_symbol
 from common.engines.mxnet.runtime import mx
 from common.networks import edits
 from common.networks.graph import Builder
 from common.networks.resnet import build_resnet
+from tests.conftest import require_precision
 from tests.random_networks import with_random_weights
 
 IMAGES = np.random.RandomState(0).randint(0, 256, (4, 3, 16, 16)).astype(np.uint8)
@@ -91,3 +92,27 @@ def linear_bottleneck(net, x):
 )
 def test_the_sums_of_common_networks_stay_fused(graph):
     assert without_wrong_sums(graph) == graph
+    assert without_wrong_int8_sums(graph) == graph
+
+
+SHORTCUTS = {
+    "unsigned": lambda net, x: x,  # what a ReLU gives
+    "pooled": lambda net, x: net.add("Pooling", "pool0", x, kernel=(1, 1), pool_type="max"),
+    "signed": lambda net, x: conv(net, x, "shortcut"),
+}
+
+
+@pytest.mark.parametrize("has_relu", [True, False])
+@pytest.mark.parametrize("shortcut", SHORTCUTS.values(), ids=SHORTCUTS)
+def test_int8_adds_numbers_of_one_sign_to_numbers_of_both(shortcut, has_relu):
+    require_precision("mxnet", "int8")
+
+    def body(net, x):
+        x = relu(net, conv(net, x, "conv0"), "relu0")
+        x = net.add("elemwise_add", "sum", conv(net, x, "conv1"), shortcut(net, x))
+        return relu(net, x, "relu1") if has_relu else x
+
+    network = network_of(body)
+    exact, found = predicted(network), predicted(engine.quantize(network, IMAGES), "int8")
+    logits, expected = (np.log(p) - np.log(p).mean(axis=1, keepdims=True) for p in (found, exact))
+    assert np.linalg.norm(logits - expected) < 0.03 * np.linalg.norm(expected)

@@ -14,7 +14,7 @@ def quantize(network, images):
     """
     from mxnet.contrib.quantization import quantize_model
 
-    symbol = to_symbol(fusion.without_wrong_sums(network.graph))
+    symbol = to_symbol(fusion.without_wrong_int8_sums(network.graph))
     fused = symbol.get_backend_symbol("MKLDNN_QUANTIZE")
     nodes = to_graph(fused)["nodes"]
     # Fusing renames the head; the same layer is the last FullyConnected of the fused network.
