@@ -8,7 +8,7 @@ import numpy as np
 from common.base.files import UserError, replacing
 from common.networks import export_layers, export_shapes
 from common.networks.edits import fixed_gammas, without_label
-from common.networks.onnx_graph import REQUIREMENTS, infer_shapes
+from common.networks.onnx_graph import REQUIREMENTS, infer_shapes, mark_as_raw
 from common.networks.signatures import ALIASES, output_names
 
 OPSET = 13  # what every runtime of the last years reads
@@ -42,6 +42,7 @@ def export_onnx(path, network, image_shape):
     onnx.checker.check_model(model)
     with replacing(path) as temporary:
         onnx.save(model, temporary)
+        mark_as_raw(temporary)
     logging.info("%s: opset %d, input data (N, %d, %d, %d)", path, OPSET, *image_shape)
 
 

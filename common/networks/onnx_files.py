@@ -1,5 +1,7 @@
 """ONNX image classifiers as networks that are fed raw images."""
 
+import logging
+
 import numpy as np
 
 from common.base.files import UserError
@@ -7,7 +9,9 @@ from common.networks import Network
 from common.networks.graph import Builder
 from common.networks.onnx_graph import UnsupportedError, read_graph
 from common.networks.onnx_importer import Importer
-from common.networks.torch_networks import normalised_data
+from common.networks.torch_networks import IMAGENET_MEAN, IMAGENET_STD, normalised_data
+
+log = logging.getLogger(__name__)
 
 ADVICE = (
     "export it with torch.onnx.export(..., dynamo=False, opset_version=13),"
@@ -15,14 +19,15 @@ ADVICE = (
 )
 
 
-def read_network(path, mean, std):
+def read_network(path, mean=None, std=None):
     """Return the `Network` of an image classifier in ONNX.
 
     The result is fed raw RGB, `data` (N, 3, H, W), 0 to 255, and ends in `fc1` and `softmax`.
     Weights may be in a second file beside it.
 
     Args:
-        mean, std: what the original subtracts and divides by, on the scale of 0 to 255.
+        mean, std: what the original subtracts and divides by, on the scale of 0 to 255; None takes
+            ImageNet's, but nothing for an export of this project, which does so itself.
 
     Raises:
         UserError: the onnx package is missing, a file is missing or damaged, or there is an
@@ -31,7 +36,7 @@ def read_network(path, mean, std):
     try:
         onnx_graph = read_graph(path)
         _end_at_logits(path, onnx_graph)
-        builder, image = Builder(), normalised_data(mean, std)
+        builder, image = Builder(), _image(path, onnx_graph, mean, std)
         importer = Importer(onnx_graph, builder, builder.copy_of(image.graph))
         importer.lay_out_images()
         logits = importer.run()
@@ -56,6 +61,19 @@ def read_network(path, mean, std):
             )
     params, stats = {**image.params, **importer.params}, {**image.stats, **importer.stats}
     return Network(graph, params, stats, head="fc1" if "fc1_weight" in params else None)
+
+
+def _image(path, onnx_graph, mean, std):
+    """Return the `Network` of what the file's first layer is given."""
+    if onnx_graph.takes_raw_images and mean is None and std is None:
+        net = Builder()
+        data = net.add("Cast", "data_float32", net.variable("data"), dtype="float32")
+        return Network(net.graph(data), {}, {})
+    mean = IMAGENET_MEAN if mean is None else mean
+    std = IMAGENET_STD if std is None else std
+    numbers = (",".join(f"{x:g}" for x in values) for values in (mean, std))
+    log.info("%s: normalises with mean %s, std %s (modelzoo import: --mean, --std)", path, *numbers)
+    return normalised_data(mean, std)
 
 
 def _end_at_logits(path, onnx_graph):

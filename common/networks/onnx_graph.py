@@ -30,6 +30,9 @@ _MOST_INDICES = 1024
 _MOST_FOLDED = 2**28
 
 
+# What an export of this project holds: it normalises its images itself.
+_RAW_IMAGES = ("images", "raw RGB, 0 to 255")
+
 # MXNet reads no "inf" in attributes.
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -61,6 +64,7 @@ class OnnxGraph:
     nodes: list
     constants: dict
     shapes: dict
+    takes_raw_images: bool  # 0 to 255, as all exports of this project do
 
 
 def read_graph(path):
@@ -123,6 +127,17 @@ def _check_second_file(path, folder, entries):
         raise UserError(f"{second}: is cut off: of at least {end} bytes; copy or export it again")
 
 
+def mark_as_raw(path):
+    """Write into an ONNX file that its network takes raw images, 0 to 255.
+
+    It works without the onnx package: what is appended to a protocol buffer is merged into it.
+    """
+    key, value = (text.encode() for text in _RAW_IMAGES)
+    entry = b"\x0a%c%b\x12%c%b" % (len(key), key, len(value), value)
+    with open(path, "ab") as stream:
+        stream.write(b"\x72%c%b" % (len(entry), entry))  # 14, the field `metadata_props`
+
+
 def infer_shapes(onnx, nodes, image, tensors, opsets):
     """Return `{name: shape}` of what nodes compute from an image, where it can be inferred.
 
@@ -161,6 +176,7 @@ class _Folder:
         self._output = model.graph.output[0].name
         self._read = {name for node in self._nodes for name in node.input} | {self._output}
         self._shapes = {}
+        self._metadata = [(entry.key, entry.value) for entry in model.metadata_props]
 
     def fold(self):
         """Return the graph of the remaining nodes."""
@@ -180,6 +196,7 @@ class _Folder:
                 if name in read
             },
             shapes=self._shapes,
+            takes_raw_images=_RAW_IMAGES in self._metadata,
         )
 
     def _with_fixed_shape(self, image):

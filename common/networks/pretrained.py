@@ -104,8 +104,6 @@ def import_network(
 def _read_file(path, infer_shapes, variant=None, mean=None, std=None):
     """Read a network of another tool; the content of the file says which, not its name."""
     if path.endswith(".onnx") or _is_onnx(path):
-        mean = torch_networks.IMAGENET_MEAN if mean is None else mean
-        std = torch_networks.IMAGENET_STD if std is None else std
         return onnx_files.read_network(path, mean, std)
     if mean is not None or std is not None:
         raise UserError(f"--mean, --std: are for ONNX files, and {path} is none; leave them out")

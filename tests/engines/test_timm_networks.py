@@ -10,7 +10,7 @@ from common.data.loader import Batch
 from common.engines import torch as engine
 from common.engines.torch import timm_networks
 from common.engines.torch.runtime import torch
-from common.networks import Network
+from common.networks import Network, onnx_files
 from common.networks.resnet import build_resnet
 from common.networks.timm_catalogue import TIMM_CATALOGUE
 from tests.engines.timm_modules import (
@@ -57,6 +57,14 @@ def test_position_embeddings_are_resampled_for_other_images():
     resampled = timm.layers.resample_abs_pos_embed(model.pos_embed, (6, 8))
     torch.testing.assert_close(module.model.pos_embed, resampled)
     assert module(torch.zeros(1, 3, 96, 128)).shape == (1, CLASSES)
+
+
+def test_an_export_can_be_imported(tmp_path):
+    pytest.importorskip("onnx")
+    network = network_of(timms_module("test_convnext"), "test_convnext")
+    timm_networks.export_onnx(str(tmp_path / "net.onnx"), network, SHAPE)
+    again = onnx_files.read_network(str(tmp_path / "net.onnx"))
+    np.testing.assert_allclose(predict(again, images()), predict(network, images()), atol=1e-5)
 
 
 def test_a_new_head_leaves_all_else():

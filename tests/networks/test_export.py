@@ -180,6 +180,15 @@ def test_what_is_exported_can_be_imported(tmp_path, mx):
     np.testing.assert_allclose(probabilities(mx, again, images), theirs, atol=1e-4)
 
 
+def test_an_export_that_is_read_back_is_not_normalised_twice(tmp_path, mx):
+    exported, images = network(mx, *LAYERS["convolution"]), raw_images()
+    path = str(tmp_path / "net.onnx")
+    export.export_onnx(path, exported, (3, 8, 8))
+    again = onnx_files.read_network(path)
+    theirs = probabilities(mx, exported, images)
+    np.testing.assert_allclose(probabilities(mx, again, images), theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "layers, said",
     [

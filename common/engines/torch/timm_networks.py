@@ -11,6 +11,7 @@ from common.base.files import UserError, replacing
 from common.engines.torch import convolutions, linear
 from common.engines.torch.fusion import has_onednn
 from common.engines.torch.runtime import reason_of, torch
+from common.networks.onnx_graph import mark_as_raw
 
 ONNX_OPSET = 17  # the first one with LayerNormalization
 
@@ -269,6 +270,7 @@ def export_onnx(path, network, image_shape):
         warnings.simplefilter("ignore")  # that it is the older exporter, and what tracing fixes
         try:
             torch.onnx.export(module, (torch.zeros(2, *image_shape),), temporary, **settings)
+            mark_as_raw(temporary)
         except torch.onnx.errors.OnnxExporterError as error:
             raise UserError(
                 f"{path}: this network has a layer that ONNX lacks: {reason_of(error)}"
