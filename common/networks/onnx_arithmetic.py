@@ -120,8 +120,9 @@ def _binary(op, scalar, reverse):
         ]
         if len({len(s) for s, c in zip(shapes, constants) if c is None} | {rank}) > 1:
             raise UnsupportedError(node, f"of shapes {shapes[0]} and {shapes[1]}")
-        # What is of one pixel here may be of more with larger images, so a 1 proves nothing.
-        alike = shapes[0] == shapes[1] and 1 not in shapes[0][1:]
+        # There is one image here, and what is of one pixel may be of more: a 1 proves nothing.
+        of_images = all(constant is None for constant in constants)
+        alike = of_images and shapes[0] == shapes[1] and 1 not in shapes[0][1:]
         prefix = "elemwise" if alike and op in _ELEMENTWISE else "broadcast"
         return net.add(f"{prefix}_{op}", op, *entries)
 

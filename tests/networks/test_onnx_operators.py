@@ -71,6 +71,8 @@ CASES = {
     "channels minus": (one("Sub", "c x"), {"c": (1, 3, 1, 1)}),
     "times": (one("Mul", "c x"), {"c": (3, 1, 1)}),
     "divided": (one("Div", "x c"), {"c": np.float32([[[2]], [[3]], [[4]]])}),
+    "plus a map": (one("Add", "x c"), {"c": (1, 3, 8, 8)}),
+    "map minus": (one("Sub", "c x"), {"c": (3, 8, 8)}),
     "number divided": ([("Exp", "x", "y", {}), *one("Div", "c y")], {"c": np.float32(2)}),
     "power": (one("Pow", "x c"), {"c": np.float32(2)}),
     "maximum of two": ([("Relu", "x", "y", {}), ("Neg", "x", "z", {}), *one("Max", "y z")], {}),
