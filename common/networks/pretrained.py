@@ -111,8 +111,14 @@ def _read_file(path, infer_shapes, variant=None, mean=None, std=None):
 
 
 def _read_torch(path, infer_shapes, variant=None):
+    stem = os.path.basename(path)
+    if stem.startswith(torch_networks.ANTI_ALIASED):
+        raise UserError(
+            f"{path}: its name is that of an anti-aliased ResNet, which has the tensors of a plain"
+            f" one; import it as ONNX: {torch_architectures.BY_ONNX}; or with PyTorch:"
+            " --engine torch --architecture NAME, timm's name of the network"
+        )
     if variant is None:  # timm's file names say which
-        stem = os.path.basename(path)
         variant = next((v for v in torch_networks.LITE0_VARIANTS if stem.startswith(v)), None)
     _check_known_sha256(path)
     state = torch_files.read_state_dict(path)

@@ -8,7 +8,7 @@ _BIG = "a ResNeXt-101 or Wide-ResNet-101"
 _LITE0 = "an EfficientNet-Lite0"
 _RESNET = "a ResNet-{nearest}"
 
-_BY_ONNX = (
+BY_ONNX = (
     "torch.onnx.export(network.eval(), torch.zeros(1, 3, 224, 224), 'net.onnx', dynamo=False,"
     " opset_version=9) in PyTorch, then: python -m common.modelzoo import net.onnx --name NAME"
 )
@@ -126,7 +126,7 @@ def describe(state, supported):
     name, instead = (
         text.format(depth=depth, nearest=nearest) for text in (found.name, found.instead)
     )
-    way = f", or import it as ONNX: {_BY_ONNX}" if found.onnx else " (ONNX does not help either)"
+    way = f", or import it as ONNX: {BY_ONNX}" if found.onnx else " (ONNX does not help either)"
     of_timm = "; weights of timm's: --engine torch --architecture NAME, timm's name of the network"
     return f"is {name}, which is not imported (known: {supported}); take {instead}{way}{of_timm}"
 

@@ -7,6 +7,7 @@ import numpy as np
 from common.base.files import UserError
 from common.networks import Network
 from common.networks.graph import Builder
+from common.networks.torch_architectures import BY_ONNX
 
 IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 IMAGENET_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
@@ -15,6 +16,10 @@ KNOWN_ARCHITECTURES = (
     "ResNet-18/34/50/101/152, ResNeXt-50/101 and Wide-ResNet-50/101 of torchvision and timm,"
     " and EfficientNet-Lite0"
 )
+
+
+# timm's ResNets that blur before they stride: their tensors are those of the plain ones.
+ANTI_ALIASED = ("resnetaa", "resnetblur")
 
 
 @dataclasses.dataclass
@@ -268,7 +273,14 @@ def _resnet(layers):
         return x if relu is None else layers.relu(x, relu)
 
     x = layers.normalised_data(IMAGENET_MEAN, IMAGENET_STD)
-    x = norm(layers.conv(x, "conv1", "conv0", stride=2), "bn1", "bn0", relu="relu0")
+    x = layers.conv(x, "conv1", "conv0", stride=2)
+    height, width = layers.params["conv0_weight"].shape[2:]
+    if (height, width) != (7, 7):  # for small images: of which stride, with which pooling?
+        raise UserError(
+            f"is a ResNet whose first convolution is {height}x{width}, not 7x7: its tensors do not"
+            f" say what else differs; import it as ONNX: {BY_ONNX}"
+        )
+    x = norm(x, "bn1", "bn0", relu="relu0")
     x = layers.net.add(
         "Pooling", "pool0", x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max"
     )

@@ -155,6 +155,12 @@ def test_a_file_is_taken_by_its_content_whatever_it_is_called(tmp_path, name):
     assert load_pretrained(path).params["fc1_weight"].shape == (9, 2048)
 
 
+def test_an_anti_aliased_resnet_is_known_by_its_files_name(tmp_path):
+    path = save_zip(tmp_path / "resnetblur50-84f4748f.pth", resnet_state((1, 1, 1, 1)))
+    with pytest.raises(UserError, match=r"anti-aliased ResNet, .* --architecture NAME"):
+        load_pretrained(path)
+
+
 def test_onnx_under_another_name_goes_to_its_importer(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
     (tmp_path / "net.model").write_bytes(b"\x08\x08\x12\x07pytorch\x1a")

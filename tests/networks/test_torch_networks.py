@@ -105,6 +105,12 @@ def test_the_input_is_normalised_by_fixed_statistics():
     assert edits.fixed_gammas(network.graph) == {"bn_data_gamma"}
 
 
+def test_a_resnet_for_small_images_is_refused():
+    state = {**resnet((1, 1, 1, 1)), "conv1.weight": np.zeros((64, 3, 3, 3), np.float32)}
+    with pytest.raises(UserError, match=r"first convolution is 3x3, not 7x7: .* as ONNX: torch"):
+        torch_networks.build(state)
+
+
 def test_tensors_that_are_missing_or_left_over_are_named():
     state = resnet((1, 1, 1, 1))
     with pytest.raises(UserError, match=r"variant with further tensors, layer1\.0\.se\.weight"):
