@@ -32,7 +32,7 @@ def numbering_of(rec_path):
     if class_file:
         return Numbering(class_file, dict(enumerate(read_class_names(class_file))))
     list_path = f"{_prefix(rec_path)}.lst"
-    names = _folders_of_list(list_path)
+    names = folders_of_list(list_path)
     return Numbering(list_path, names) if names else None
 
 
@@ -40,7 +40,7 @@ def _prefix(rec_path):
     return os.path.splitext(rec_path)[0]
 
 
-def _folders_of_list(list_path):
+def folders_of_list(list_path):
     """Return {label: folder} of a list; nothing unless each label is one folder, and vice versa.
 
     An eighth of the time of `read_list`, which checks every line: 0.3 s for 600,000 lines.

@@ -49,7 +49,7 @@ def verify_records(prefix, decode=False, workers=1):
             progress.update()
     if expected_offset is not None and expected_offset != len(data):
         faults["bytes behind the last record of the index"].append(int(keys[order[-1]]))
-    missing = entries.keys() - seen - _failed_keys(prefix)
+    missing = entries.keys() - seen - failed_keys(prefix)
     if missing:
         faults["is in the list, has no record"] = sorted(missing)
     return len(order), dict(faults)
@@ -87,7 +87,7 @@ def _is_label(label, listed):
     )
 
 
-def _failed_keys(prefix):
+def failed_keys(prefix):
     """Return the keys of the images that failed when they were packed."""
     path = f"{prefix}.rec.failed.txt"
     if not os.path.exists(path):

@@ -109,7 +109,7 @@ class RecordSource:
         """
         listed = self._listed_labels()
         samples = np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_LABELS)).astype(int)
-        labels, damaged = self._header_labels(samples)
+        labels, damaged = self.header_labels(samples)
         if listed is not None:
             differ = (listed[samples] != labels) & ~damaged
             if not differ.any():
@@ -120,7 +120,7 @@ class RecordSource:
                 "%s: has the label %g, and in its list %g; the labels of the records count",
                 *(self.name(samples[first]), labels[first], listed[samples[first]]),
             )
-        labels, damaged = self._header_labels(np.arange(len(self)))
+        labels, damaged = self.header_labels(np.arange(len(self)))
         labels[damaged] = 0  # reading skips it
         return labels
 
@@ -135,7 +135,7 @@ class RecordSource:
         is_of_records = not any(label is None or isinstance(label, tuple) for label in labels)
         return np.array(labels, dtype=np.float32) if is_of_records else None
 
-    def _header_labels(self, positions):
+    def header_labels(self, positions):
         """Return the labels of records, and which of these do not count: no record begins there."""
         data = np.frombuffer(map_file(self.path), dtype=np.uint8)
         starts = self._records.offsets[positions, np.newaxis] + np.arange(4)

@@ -18,6 +18,7 @@ from dataclasses import asdict
 import cv2
 
 from common.base.files import UserError, atomic_open, open_own, require_target
+from common.data.class_checks import folders_of_list
 from common.data.encoding import is_cut_short
 from common.data.recordio import DamagedRecord, RecordFile, map_file, read_record
 
@@ -28,7 +29,7 @@ UNSURE_RECORDS = 10000
 BYTES_TO_THE_DISK = 8 << 20
 
 Failure = namedtuple("Failure", ["index", "path", "reason"])
-Journal = namedtuple("Journal", ["settings", "failures", "finished", "takes_over"])
+Journal = namedtuple("Journal", ["settings", "failures", "finished", "takes_over", "folders"])
 Summary = namedtuple("Summary", ["rec_path", "packed", "failures", "num_bytes", "was_complete"])
 
 
@@ -48,6 +49,7 @@ class PackingRun:
             (self._rec_partial, self.rec_path),  # the last one: while it is there, a run is begun
         ]
         self._settings = _all_settings(list_path, root, settings)
+        self._folders = folders_of_list(list_path)
         self.num_records, self._num_bytes, self.failures = 0, 0, []
         self._sent_to_disk = 0
         self._finished, self._positions = None, {}  # the records that are taken over
@@ -72,7 +74,7 @@ class PackingRun:
 
         A warning names what differs in the result of other settings.
         """
-        settings, failures, finished, _ = _read_journal(self._journal_path)
+        settings, failures, finished, *_ = _read_journal(self._journal_path)
         is_complete = (
             os.path.exists(self.idx_path)
             and os.path.exists(self.rec_path)
@@ -129,7 +131,7 @@ class PackingRun:
         Raises:
             UserError: it was begun with another list or other settings.
         """
-        settings, failures, _, takes_over = self._read_journal()
+        settings, failures, _, takes_over, _ = self._read_journal()
         difference = self._difference(settings)
         if difference:
             raise UserError(
@@ -238,7 +240,11 @@ class PackingRun:
 
     def _write_journal(self, *last):
         """Write the journal of this run anew: the settings, the failures so far, and `last`."""
-        first = {"settings": self._settings, "takes_over": self._finished is not None}
+        first = {
+            "settings": self._settings,
+            "takes_over": self._finished is not None,
+            "folders": self._folders,
+        }
         failures = (failure._asdict() for failure in self.failures)
         with atomic_open(self._journal_partial, "wb") as stream:
             for entry in (first, *failures, *last):
@@ -251,27 +257,46 @@ class PackingRun:
         return _read_journal(self._journal_path)  # renamed already, or of an earlier version
 
 
+def packed_list(rec_path):
+    """Return of which list finished records are: its `digest_of_list`, and its class folders.
+
+    They are None and empty where another tool, or an earlier version, has packed the records.
+    """
+    settings, _, finished, _, folders = _read_journal(f"{rec_path}.journal")
+    with suppress(OSError):
+        if os.path.getsize(rec_path) == finished.get("bytes"):
+            return settings.get("list"), folders
+    return None, {}
+
+
+def digest_of_list(path):
+    """Return the SHA-256 of a list, as text."""
+    with open(path, "rb") as stream:
+        return hashlib.sha256(stream.read()).hexdigest()
+
+
 def _read_journal(path):
     """Return a `Journal`; its `finished` is {packed, bytes} where the run has finished.
 
     Reading ends at the first line that no run writes: the last one may be cut short, and a
     damaged file may hold anything.
     """
-    settings, failures, finished, takes_over = {}, [], {}, False
-    with suppress(OSError, ValueError, TypeError, RecursionError):
+    settings, failures, finished, takes_over, folders = {}, [], {}, False, {}
+    with suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         with open(path, "rb") as stream:
             for line in stream:
                 entry = json.loads(line)
                 if "settings" in entry:
                     settings = dict(entry["settings"])
                     takes_over = entry.get("takes_over") is True
+                    folders = {int(n): str(name) for n, name in entry.get("folders", {}).items()}
                 elif "finished" in entry:
                     finished = _of_types(entry["finished"], packed=int, bytes=int)
                 else:
                     failure = Failure(**_of_types(entry, index=int, path=str, reason=str))
                     _failed_line(failure)  # `finish` has to write it
                     failures.append(failure)
-    return Journal(settings, failures, finished, takes_over)
+    return Journal(settings, failures, finished, takes_over, folders)
 
 
 def _appending(path):
@@ -318,7 +343,9 @@ def _intact_records(rec_path, offsets):
 
 def _all_settings(list_path, root, settings):
     """Return what the bytes of a record file depend on, except for the images themselves."""
-    with open(list_path, "rb") as stream:
-        digest = hashlib.sha256(stream.read()).hexdigest()
-    where = {"list": digest, "root": os.path.abspath(root), "cv2": cv2.__version__}
+    where = {
+        "list": digest_of_list(list_path),
+        "root": os.path.abspath(root),
+        "cv2": cv2.__version__,
+    }
     return {**asdict(settings), **where}

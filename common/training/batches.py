@@ -13,6 +13,7 @@ from common.data.augmentation import train_image
 from common.data.class_checks import check_classes
 from common.data.flags import MAX_CLASSES, augmentation_of, check_flags, parse_image_shape
 from common.data.image import decode, eval_image, eval_side
+from common.data.list_checks import check_list
 from common.data.loader import Batch, Loader, RecordSource
 from common.data.mixing import Mixing
 from common.data.partial_jpeg import open_image
@@ -189,7 +190,10 @@ def _check_contents(args, train_source, val_source):
 
     Refuses flags and records that contradict each other.
     """
-    labels = {source.path: source.labels() for source in (train_source, val_source) if source}
+    sources = [source for source in (train_source, val_source) if source]
+    for source in sources:
+        check_list(source)
+    labels = {source.path: source.labels() for source in sources}
     for path, values in labels.items():
         if not (values >= 0).all() or (values % 1).any():
             raise UserError(
