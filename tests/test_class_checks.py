@@ -131,6 +131,14 @@ def test_labels_from_1_and_classes_that_one_side_lacks_are_reported(say):
     ]
 
 
+def test_a_class_of_the_class_file_that_no_record_has_is_reported(say):
+    write_class_names("train.classes.txt", ["ant", "bee", "cat"])
+    assert say((0, 1, 1), (0, 1)) == [
+        "train.rec: has no record of 1 of the 3 classes of train.classes.txt, which cannot be"
+        " learned: cat"
+    ]
+
+
 def test_classes_without_names_are_reported_by_number_a_few_of_them(say):
     assert say(range(9), (0,)) == [
         "val.rec: lacks 8 of 9 classes, so that their accuracy is not measured: 1, 2, 3, 4, 5, …"

@@ -77,7 +77,7 @@ def check_classes(labels):
     train = numberings[next(iter(labels))]
     if len(labels) > 1 and all(numberings.values()):
         _compare(*numberings.items())
-    _report_gaps(train.names if train else {}, *labels.items())
+    _report_gaps(train, *labels.items())
 
 
 def _check_length(rec_path, numbering, largest):
@@ -142,8 +142,9 @@ def _way_to_one_numbering(train, val):
     )
 
 
-def _report_gaps(names, train, val=None):
+def _report_gaps(numbering, train, val=None):
     """Warn of labels that begin above 0, and of classes that one of the two files lacks."""
+    names = numbering.names if numbering else {}
     train_path, train_labels = train[0], np.unique(train[1])
     if train_labels[0] > 0:
         logging.warning(
@@ -152,6 +153,7 @@ def _report_gaps(names, train, val=None):
             train_path,
             train_labels[0],
         )
+    _report_unseen(numbering, train_path, train_labels, val)
     if val is None:
         return
     val_path, val_labels = val[0], np.unique(val[1])
@@ -175,6 +177,23 @@ def _report_gaps(names, train, val=None):
             len(extra),
             len(val_labels),
             _listed(extra, names),
+        )
+
+
+def _report_unseen(numbering, train_path, train_labels, val):
+    """Warn of the classes that a class file names and that neither of the two files has."""
+    if numbering is None or not numbering.path.endswith(".txt"):
+        return
+    held = train_labels if val is None else np.union1d(train_labels, val[1])
+    unseen = np.setdiff1d(np.arange(train_labels[0], len(numbering.names)), held)
+    if len(unseen):
+        logging.warning(
+            "%s: has no record of %d of the %d classes of %s, which cannot be learned: %s",
+            train_path,
+            len(unseen),
+            len(numbering.names),
+            numbering.path,
+            _listed(unseen, numbering.names),
         )
 
 

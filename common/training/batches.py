@@ -18,6 +18,7 @@ from common.data.loader import Batch, Loader, RecordSource
 from common.data.mixing import Mixing
 from common.data.partial_jpeg import open_image
 from common.data.sampling import own_rows
+from common.training.class_counts import count_classes
 
 
 @dataclass
@@ -206,22 +207,7 @@ def _check_contents(args, train_source, val_source):
             )
     check_classes(labels)
     largest = {path: int(values.max()) for path, values in labels.items()}
-    held = 1 + max(largest.values())
-    num_classes = args.num_classes or held
-    for path, label in largest.items():
-        if label >= num_classes:
-            raise UserError(
-                f"--num-classes {num_classes}: {path} holds labels up to {label};"
-                f" leave the flag out, or give --num-classes {held}"
-            )
-    if num_classes > held:
-        logging.warning(
-            "--num-classes %d: the records hold labels 0 to %d only; the network learns %d classes"
-            " that it never sees",
-            num_classes,
-            held - 1,
-            num_classes - held,
-        )
+    num_classes = count_classes(args, largest)
     if args.num_examples and args.num_examples != len(train_source):
         logging.warning(
             "--num-examples %d: %s holds %d images, and an epoch has as many",

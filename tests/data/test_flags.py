@@ -1,5 +1,8 @@
 """The data flags: their defaults and levels, and what is reported before training."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -8,6 +11,7 @@ from common.base.files import UserError
 from common.data import flags as data_flags
 from common.data.augmentation import Augmentation
 from common.training.batches import open_batches
+from tests.conftest import write_class_names
 from tests.data.conftest import NUMBER, first, loaders, parse
 
 
@@ -159,6 +163,33 @@ def test_classes_and_examples_default_to_what_the_records_hold(folder, caplog):
     assert data.train.source.num_classes == data.val.source.num_classes == 3
     assert args.num_examples == NUMBER
     assert not caplog.records
+
+
+def test_the_network_has_as_many_classes_as_the_class_file_names(folder, tmp_path):
+    rec = shutil.copy(folder / "train.rec", tmp_path)
+    shutil.copy(folder / "train.idx", tmp_path)
+    write_class_names(tmp_path / "train.classes.txt", ["ant", "bee", "cat", "dog"])
+    assert open_batches(parse(tmp_path, "--data-train", rec)).num_classes == 4
+    assert open_batches(parse(tmp_path, "--num-classes", 3)).num_classes == 3
+    with pytest.raises(
+        UserError, match=r"-classes 5: \S+train\.classes\.txt names 4; give --num-c"
+    ):
+        open_batches(parse(tmp_path, "--num-classes", 5))
+
+
+def test_more_classes_than_the_json_names_are_refused(folder, tmp_path):
+    for name in ("train.rec", "train.idx"):
+        shutil.copy(folder / name, tmp_path)
+    categories = [{"id": number, "name": f"species {number}"} for number in range(4)]
+    content = {"images": [{"id": 1, "file_name": "a.jpg"}], "categories": categories}
+    (tmp_path / "train2019.json").write_text(json.dumps(content))
+    assert open_batches(parse(tmp_path, "--num-classes", 4)).num_classes == 4
+    with pytest.raises(UserError) as error:
+        open_batches(parse(tmp_path, "--num-classes", 5089))
+    assert str(error.value) == (
+        f"--num-classes 5089: {tmp_path}/train2019.json names 4; give --num-classes 4, or leave the"
+        " flag out"
+    )
 
 
 def test_a_contradiction_is_a_warning_before_training(folder, caplog):
