@@ -214,8 +214,11 @@ def newest_whole(prefix, last=None, with_average=False):
     Args:
         last: the last epoch in the run's log; checkpoints of later epochs are of an earlier run.
         with_average: whether the averaged weights must be whole as well, where there are any.
+
+    Raises:
+        UserError: the run has checkpoints, and none of them can be read.
     """
-    complaints = []
+    complaints, faults = [], []
     for epoch in reversed(find_epochs(prefix)):
         if epoch == 0:
             continue
@@ -231,7 +234,13 @@ def newest_whole(prefix, last=None, with_average=False):
                 load(average, epoch)
             return epoch, complaints
         except UserError as error:
+            faults.append(str(error))
             complaints.append(str(error))
+    if faults:  # a run from the beginning would overwrite them
+        raise UserError(
+            f"{faults[0]}. No checkpoint of {prefix} can be resumed: repair this one, or begin"
+            " another run with another --model-prefix"
+        )
     return 0, complaints
 
 

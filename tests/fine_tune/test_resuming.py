@@ -89,6 +89,16 @@ def test_resume_passes_over_a_damaged_checkpoint(script, flags, tmp_path):
     assert "run-0002.params" in said
 
 
+def test_resume_does_not_overwrite_checkpoints_of_which_none_can_be_taken(script, flags, tmp_path):
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    (tmp_path / "run-0001.states").write_bytes(b"\x80 as MXNet's Module writes them")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    said = script("fine-tune.py", *flags, "--resume", status=2).stderr.splitlines()[-1]
+    assert "run-0001.states: is a pickle" in said
+    assert "remove it to continue without the optimizer's state. No checkpoint of" in said
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_new_run_goes_on_from_itself_and_not_from_what_was_there(script, flags, tmp_path):
     script("fine-tune.py", *flags)
     script("fine-tune.py", *flags, "--num-epochs", 1, "--seed", 5)

@@ -88,6 +88,20 @@ def test_what_the_log_does_not_tell_of_is_an_earlier_runs(saved):
     assert checkpoint.newest_whole(saved, last=0)[0] == 0
 
 
+def test_checkpoints_of_which_none_can_be_read_are_no_beginning(saved):
+    os.remove(f"{saved}-symbol.json")
+    with pytest.raises(UserError) as error:
+        checkpoint.newest_whole(saved)
+    assert str(error.value).startswith(f"{saved}-symbol.json: not found; ")
+    assert str(error.value).endswith(
+        f". No checkpoint of {saved} can be resumed: repair this one, or begin another run with"
+        " another --model-prefix"
+    )
+    for epoch in (1, 2, 10):
+        os.remove(f"{saved}-{epoch:04d}.params")
+    assert checkpoint.newest_whole(saved) == (0, [])
+
+
 @pytest.mark.parametrize("writer", ["mxnet-1.5.0", "mxnet-1.9.1"])
 def test_a_checkpoint_that_an_mxnet_wrote_is_read(writer):
     network = checkpoint.load(os.path.join(ROOT, "tests", "faults", "old", writer), 1)
