@@ -81,6 +81,7 @@ def fine_tune(args, chosen, data, workers):
         source = checkpoint.weights_path(args.model_prefix, begin_epoch)
         network = load_checkpoint(args, engine, data, begin_epoch)
     else:
+        checks.check_pretrained_stays(args)
         source = args.pretrained_model
         network = swap_pretrained_head(args, engine, data)
     network = network.smooth_labels(args.label_smoothing)

@@ -65,6 +65,11 @@ def is_run_of_timm(prefix):
     return os.path.lexists(timm_files.config_path(prefix))
 
 
+def is_there(prefix):
+    """Return whether a prefix has a network's definition, of whatever kind the network is."""
+    return os.path.lexists(symbol_path(prefix)) or is_run_of_timm(prefix)
+
+
 def find_epochs(prefix, *endings):
     """Return the epochs that have weights (or files with other endings), in increasing order."""
     epochs = set()

@@ -1,8 +1,9 @@
 """Checks that the parts of a run fit together: weights, network, data and devices."""
 
 import logging
+import os
 
-from common.base.files import UserError
+from common.base.files import MODEL_DIR, ROOT, UserError
 from common.data.flags import parse_colors
 from common.networks import checkpoint, timm_pretrained
 from common.networks.timm_network import TimmNetwork
@@ -63,6 +64,20 @@ def check_timm_flags(args):
         parse_colors("--rgb-std", args.rgb_std)
     ) != {1}:
         raise UserError(f"--rgb-mean, --rgb-std: {name} normalises images itself; leave them out")
+
+
+def check_pretrained_stays(args):
+    """Raise `UserError` where a run that begins would overwrite the network that it begins with."""
+    name = args.pretrained_model
+    prefixes = [name, os.path.join(ROOT, name), os.path.join(MODEL_DIR, name)]
+    there = (prefix for prefix in prefixes if checkpoint.is_there(prefix))
+    pretrained = os.path.realpath(next(there, prefixes[-1]))
+    for ending in ("", checkpoint.AVERAGE) if args.ema else ("",):
+        if os.path.realpath(args.model_prefix + ending) == pretrained:
+            raise UserError(
+                f"--model-prefix {args.model_prefix}: would overwrite --pretrained-model {name};"
+                " choose another prefix, or go on with that run: --resume"
+            )
 
 
 def report_unused_flags(args, network):

@@ -75,6 +75,20 @@ def test_a_wrong_flag_is_one_line(script, flags, wrong, message, monkeypatch):
     assert re.search(message, last), said
 
 
+@pytest.mark.parametrize(("ending", "more"), [("", ()), ("-ema", ("--ema", "0.9"))])
+def test_the_pretrained_network_is_not_overwritten(script, flags, tmp_path, ending, more):
+    script("fine-tune.py", *flags, "--num-epochs", 1)
+    for path in tmp_path.glob("run-*"):
+        path.rename(tmp_path / path.name.replace("run-", f"net{ending}-"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (tmp_path / "link").symlink_to(tmp_path)
+    flags += ["--pretrained-model", tmp_path / f"link/net{ending}", "--model-prefix"]
+    said = script("fine-tune.py", *flags, tmp_path / "net", *more, status=2).stderr.splitlines()[-1]
+    assert f"--model-prefix {tmp_path}/net: would overwrite --pretrained-model {tmp_path}" in said
+    (tmp_path / "link").unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 @only("mxnet")
 def test_float16_is_refused_on_a_cpu(script, flags):
     said = script("fine-tune.py", *flags, "--dtype", "float16", status=2).stderr
