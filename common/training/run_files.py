@@ -59,6 +59,8 @@ class RunFiles:
         args, epochs_done = self._args, self._begin_epoch
         checkpoint.require_targets(args.model_prefix)
         checkpoint.require_one_kind(args.model_prefix, self._network)
+        if not epochs_done:
+            self._report_earlier_run()
         if args.tensorboard:  # before the log of an earlier run is begun anew
             os.makedirs(args.tensorboard, exist_ok=True)
         trains = epochs_done < args.num_epochs
@@ -74,6 +76,18 @@ class RunFiles:
         self._write_config(num_devices)
         if self._classes is not None:
             class_table.write_tables(self._prefixes(), self._classes, epochs_done)
+
+    def _report_earlier_run(self):
+        """Warn that this run overwrites the checkpoints of an earlier one."""
+        prefix = self._args.model_prefix
+        earlier = [epoch for epoch in checkpoint.find_epochs(prefix) if epoch]
+        if earlier and not self._args.resume:  # which has named those that it passes over
+            logging.warning(
+                "%s: has %d checkpoints of an earlier run, up to epoch %d, which this run"
+                " overwrites from epoch 1 on; to keep them, stop it, and go on with --resume or"
+                " choose another --model-prefix",
+                *(prefix, len(earlier), earlier[-1]),
+            )
 
     def save(self, epochs_done, state, columns):
         """Write a checkpoint, then its row of the log, which marks it as one of this run.

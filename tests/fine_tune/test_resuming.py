@@ -99,6 +99,15 @@ def test_resume_does_not_overwrite_checkpoints_of_which_none_can_be_taken(script
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_new_run_over_an_earlier_one_says_so(script, flags, tmp_path):
+    warning = "has 3 checkpoints of an earlier run, up to epoch 3, which this run overwrites"
+    assert warning not in script("fine-tune.py", *flags).stderr
+    for way in (["--resume"], ["--load-epoch", 3]):
+        assert "earlier run" not in script("fine-tune.py", *flags, *way).stderr
+    said = script("fine-tune.py", *flags, "--num-epochs", 1).stderr
+    assert said.count(f"{tmp_path}/run: {warning} from epoch 1 on; to keep them, stop it") == 1
+
+
 def test_a_new_run_goes_on_from_itself_and_not_from_what_was_there(script, flags, tmp_path):
     script("fine-tune.py", *flags)
     script("fine-tune.py", *flags, "--num-epochs", 1, "--seed", 5)
