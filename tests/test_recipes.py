@@ -58,7 +58,7 @@ def test_a_resumed_run_with_all_of_them_ends_as_an_uninterrupted_one(train, tmp_
     logs = [read_rows(tmp_path / f"{name}-log.csv") for name in ("whole", "parts")]
     for column in ("loss", "top1", "val_loss", "lr"):
         assert logs[0][2][column] == logs[1][2][column]
-    files = sorted(os.listdir(tmp_path / "events"))
+    files = sorted(os.listdir(tmp_path / "events" / "parts"))  # to TensorBoard, a folder is a run
     assert files == [f"events.out.tfevents.0000000{epoch}.parts" for epoch in (1, 2)]
     flags = json.loads((tmp_path / "parts-config.json").read_text())["flags"]
     assert (flags["mixup"], flags["rand_augment"], flags["accumulate"]) == (0.8, "2,9", 3)

@@ -133,7 +133,7 @@ def add_fit_args(parser):
     group.add_argument(
         "--tensorboard",
         metavar="DIR",
-        help="write TensorBoard's event files there too, one for each epoch",
+        help="write TensorBoard's event files too, to DIR/NAME of a run of the prefix FOLDER/NAME",
     )
     group.add_argument(
         "--initial-validation",

@@ -62,12 +62,12 @@ class RunFiles:
         if not epochs_done:
             self._report_earlier_run()
         if args.tensorboard:  # before the log of an earlier run is begun anew
-            os.makedirs(args.tensorboard, exist_ok=True)
+            os.makedirs(self._events_folder(), exist_ok=True)
         trains = epochs_done < args.num_epochs
         top_ks = parse_top_k(args.top_k)
         self.history = History(log_path(args.model_prefix), top_ks, epochs_done, trains)
         if args.tensorboard and trains:
-            event_files.forget_after(args.tensorboard, self._run_name(), epochs_done)
+            event_files.forget_after(self._events_folder(), self._run_name(), epochs_done)
         if not trains:
             logging.info("%d epochs are trained already: nothing is left to do", epochs_done)
             return
@@ -118,7 +118,11 @@ class RunFiles:
             curves.plot_curves(log_path(prefix), f"{prefix}-curves.png")
             if self._args.tensorboard:
                 epoch, row = max(self.history.rows.items())
-                event_files.write_epoch(self._args.tensorboard, self._run_name(), epoch, row)
+                event_files.write_epoch(self._events_folder(), self._run_name(), epoch, row)
+
+    def _events_folder(self):
+        """Return the folder of this run's events: TensorBoard takes a folder for one run."""
+        return os.path.join(self._args.tensorboard, self._run_name())
 
     def _run_name(self):
         return os.path.basename(self._args.model_prefix)
