@@ -12,6 +12,7 @@ from common.base.files import UserError
 from common.data.annotations import (
     Annotations,
     annotation_path,
+    as_id,
     find_image,
     image_keys,
     label_by,
@@ -112,8 +113,7 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
         _check_keys(source.keys, rec_path, json_path, source.keys)
         is_compared = False
         if categories:
-            annotations = label_by(json_path, annotations, categories, "the training")
-            is_compared = _compare_labels(rec_path, json_path, annotations, id_of)
+            is_compared = _compare_labels(rec_path, json_path, annotations, categories, id_of)
         id_of = _ids_of_records(source.keys.tolist(), rec_path, id_of, names)
         return _image_set(rec_path, source, id_of, names, is_compared)
     labels = annotations.labels
@@ -139,8 +139,8 @@ def _image_set(path, source, id_of, names, is_compared=True):
     return ImageSet(path, source, ids, names, keys, is_compared)
 
 
-def _compare_labels(rec_path, json_path, annotations, id_of):
-    """Compare the labels in the list of validation records with those of the JSON.
+def _compare_labels(rec_path, json_path, annotations, categories, id_of):
+    """Compare the labels in the list of validation records with those that the JSON's ids have.
 
     Returns:
         whether the list is of the JSON's photographs: else there is nothing to compare.
@@ -148,10 +148,12 @@ def _compare_labels(rec_path, json_path, annotations, id_of):
     Raises:
         UserError: a photograph has another label in the list.
     """
+    label_of = {as_id(category.id): label for label, category in enumerate(categories)}
+    moved = [label_of.get(as_id(category.id)) for category in annotations.categories]
     names, compared = dict(annotations.images), False
     for entry in _entries_of(rec_path):
         image_id, listed = id_of.get(entry.index), np.atleast_1d(entry.label)[0]
-        label = annotations.labels.get(image_id)
+        label = moved[annotations.labels[image_id]] if image_id in annotations.labels else None
         if label is None or _file_name(entry.path) != _file_name(names[image_id]):
             continue
         compared = True
