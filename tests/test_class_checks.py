@@ -87,6 +87,12 @@ def test_the_same_classes_in_folders_of_another_start_agree(say):
         say((0, 1), (0, 1))
 
 
+def test_classes_in_the_two_unicode_forms_agree(say):
+    write_list("train.lst", ["ant/", "Tr\u00edpos/"])
+    write_list("val.lst", ["ant/", "Tri\u0301pos/"])
+    assert say((0, 1), (0, 1)) == []
+
+
 def test_folders_that_are_no_classes_say_nothing(say):
     write_list("train.lst", ["a/", "a/", "b/"])  # as photographs of a challenge lie by month
     write_list("val.lst", ["b/", "a/", "a/"])

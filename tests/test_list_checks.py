@@ -38,7 +38,8 @@ def test_a_list_made_anew_with_another_class_ends_training(script, engine, packe
     flags = ["--gpus", "cpu", "--engine", engine, "--data-train", rec]
     assert script("fine-tune.py", *flags, status=2).stderr.splitlines()[-1] == (
         f"fine-tune.py: {rec}: its label 0 is bee, and ant in {listed}: the records are of another"
-        f" list; pack them again: python im2rec.py {rec.with_suffix('')} ROOT"
+        f" list; pack them again: python im2rec.py {rec.with_suffix('')} ROOT; or, if they are"
+        " right, move the list away"
     )
 
 

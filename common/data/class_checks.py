@@ -14,6 +14,7 @@ import numpy as np
 from common.base.files import UserError
 from common.data.classes import class_file_of, class_name, read_class_names
 from common.data.recordio import is_writable_name
+from common.data.unicode_names import composed
 
 NAMES_SHOWN = 5
 
@@ -118,7 +119,7 @@ def _comparable(ours, theirs):
     """Return {name: label} of two numberings, by whole names or, where none is shared, by the last
     folder alone: `train/cat` and `val/cat`.
     """
-    whole = [{name: label for label, name in names.items()} for names in (ours, theirs)]
+    whole = [{composed(name): label for label, name in each.items()} for each in (ours, theirs)]
     last = [{name.rpartition("/")[2]: label for name, label in each.items()} for each in whole]
     as_many = all(len(short) == len(long) for short, long in zip(last, whole))
     return whole if whole[0].keys() & whole[1].keys() or not as_many else last

@@ -57,8 +57,8 @@ def _check_folders(source, list_path, folders):
         packed = folders.get(label, folder)
         if packed.rpartition("/")[2] != folder.rpartition("/")[2]:
             raise UserError(
-                f"{source.path}: its label {label} is {packed}, and {folder} in {list_path}: the"
-                f" records are of another list; pack them again: {pack_command(source.path)}"
+                f"{source.path}: its label {label} is {packed}, and {folder} in {list_path}:"
+                f" {_of_another_list(source)}"
             )
 
 
@@ -70,6 +70,12 @@ def _check_labels(source, list_path, listed, most):
         if label != expected and not is_damaged:
             raise UserError(
                 f"{source.name(position)}: has the label {label:g}, and {expected:g} in"
-                f" {list_path}: the records are of another list; pack them again:"
-                f" {pack_command(source.path)}"
+                f" {list_path}: {_of_another_list(source)}"
             )
+
+
+def _of_another_list(source):
+    return (
+        f"the records are of another list; pack them again: {pack_command(source.path)}; or, if"
+        " they are right, move the list away"
+    )
