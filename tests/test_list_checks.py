@@ -60,6 +60,13 @@ def test_a_list_of_more_or_fewer_images_of_the_same_labels_is_reported(packed, c
     ]
 
 
+def test_the_order_of_a_list_does_not_matter(packed, caplog):
+    lines = packed[1].read_text().splitlines(keepends=True)
+    packed[1].write_text("".join(reversed(lines)))
+    check_list(RecordSource(str(packed[0])))
+    assert caplog.messages == []
+
+
 def test_an_image_that_was_given_another_label_since_is_named(packed):
     rec, listed = packed
     listed.write_text(listed.read_text().replace("2\t0.000000\tbee", "2\t1.000000\tbee"))

@@ -40,14 +40,15 @@ def check_list(source):
     listed = {entry.index: np.atleast_1d(entry.label)[0] for entry in entries}
     _check_folders(source, list_path, folders)
     _check_labels(source, list_path, listed, len(source) if packed else SAMPLED_LABELS)
-    if packed:
-        keys = set(source.keys.tolist())
+    if not packed:
+        return
+    keys = set(source.keys.tolist())
+    unlisted, lacking = keys - listed.keys(), listed.keys() - keys - failed_keys(prefix)
+    if unlisted or lacking:
         logging.warning(
             "%s: was packed from another list than %s is now: %d of its records are not listed, %d"
             " of the list have no record; if that is not intended, pack again: %s",
-            *(source.path, list_path, len(keys - listed.keys())),
-            len(listed.keys() - keys - failed_keys(prefix)),
-            pack_command(source.path),
+            *(source.path, list_path, len(unlisted), len(lacking), pack_command(source.path)),
         )
 
 
