@@ -20,6 +20,7 @@ from common.data.annotations import (
 )
 from common.data.challenge import folder_of_test, how_to_get
 from common.data.commands import pack_command
+from common.data.list_checks import check_list
 from common.data.loader import FileSource, RecordSource
 from common.data.recordio import read_list
 
@@ -111,6 +112,7 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
             return _image_set(rec_path, source, id_of, names)
         # The records of a validation set may have other keys: its CSV is not submitted.
         _check_keys(source.keys, rec_path, json_path, source.keys)
+        check_list(source)
         is_compared = False
         if categories:
             is_compared = _compare_labels(rec_path, json_path, annotations, categories, id_of)
@@ -238,6 +240,7 @@ def open_records(rec_path):
     """Open a record file on its own: its images belong to no JSON."""
     source = RecordSource(rec_path)
     _check_keys(source.keys, rec_path, rec_path, source.keys)
+    check_list(source)
     return ImageSet(rec_path, source, source.keys, {})
 
 

@@ -32,6 +32,15 @@ def test_of_the_photographs_too_only_what_was_not_moved_into_train_is_scored(fol
     assert "val.lst: of the 12 images of" in sub.said
 
 
+def test_records_that_are_older_than_their_list_are_not_scored(known, sub, script):
+    lines = [f"{i}\t{i % 6}\ttrain_val_images/s/n/v{i}.jpg\n" for i in range(12)]
+    (known / "own.lst").write_text("".join(lines))
+    script("im2rec.py", known / "own", known)
+    (known / "own.lst").write_text("".join(lines).replace("4\t4\t", "4\t5\t"))
+    sub(known, "1", "cpu", "--set", "val", "--data-val", known / "own.rec", status=2)
+    assert "own.rec: record 4: has the label 4, and 5 in" in sub.said
+
+
 def test_records_that_number_the_classes_otherwise_are_not_scored(known, sub, script):
     """Made where the training JSON was not there, of a val JSON that lacks the first category."""
     content = json.loads((known / "val2017.json").read_text())
