@@ -39,7 +39,36 @@ def test_a_run_of_a_network_of_timm_is_found(tmp_path):
     networks = doctor.find_networks(str(tmp_path))
     assert networks == {str(tmp_path / "run"): [1, 2]}
     step = doctor.next_step(doctor.DATA_DIR, {"train.json", "train.lst", "train.rec"}, networks)
-    assert step == "python sub.py EPOCH GPU"
+    assert step == f"python sub.py EPOCH GPU --model-prefix {tmp_path}/run"
+
+
+def test_the_next_step_names_the_network_that_was_trained_last(tmp_path):
+    data = {"train.json", "train.lst", "train.rec"}
+    for number, name in enumerate(("new", "old", "new-0001-int8", "new-0001-int8-torch")):
+        (tmp_path / f"{name}-symbol.json").write_text("{}")
+        weights = tmp_path / f"{name}-000{1 - number // 2}.params"
+        weights.write_bytes(b"")
+        os.utime(weights, (0, 1000 - number))
+    networks = doctor.find_networks(str(tmp_path))
+    assert list(networks) == [f"{tmp_path}/new", f"{tmp_path}/old"]
+    step = doctor.next_step(str(tmp_path), data, networks)
+    assert step == f"python sub.py EPOCH GPU --data-dir {tmp_path} --model-prefix {tmp_path}/new"
+    assert doctor.next_step(doctor.DATA_DIR, data, {"model/iNat-resnet-152": [0, 8]}) == (
+        "python sub.py EPOCH GPU"
+    )
+
+
+def test_the_next_step_of_own_photographs_is_not_the_challenge_s(tmp_path):
+    for name in ("mine_train.rec", "mine_val.rec"):
+        (tmp_path / name).write_bytes(b"")
+    data = doctor.find_data(str(tmp_path))
+    assert list(data) == ["mine_train.rec", "mine_val.rec"]
+    assert doctor.next_step(str(tmp_path), set(data), {"model/pretrained": [0]}).startswith(
+        "train on"
+    )
+    assert doctor.next_step(str(tmp_path), set(data), {"model/mine": [8]}) == (
+        "python sub.py EPOCH GPU --model-prefix model/mine --images PHOTOGRAPHS"
+    )
 
 
 @needs_engine

@@ -4,6 +4,7 @@ Send it with every bug report. It ends with what to do next.
 """
 
 import contextlib
+import glob
 import mmap
 import os
 import platform
@@ -26,6 +27,10 @@ _FRAMEWORKS = ("mxnet", "mxnet-cu117", "mxnet-cu80", "torch")
 _ENGINE_NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 _MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
 _SETS = ("train", "val", "test")
+_DEFAULT_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")
+_QUANTIZED = re.compile(
+    r"-\d{4,}-int8(-torch)?$"
+)  # ends the prefix of what belongs to a checkpoint
 _IMAGE = re.compile(rb'"file_name"')
 _LINE = re.compile(rb"\n")
 
@@ -145,7 +150,7 @@ def _short(path):
 def find_data(data_dir):
     """Return what the first two steps have written: `{"train.json": a line with its count, …}`.
 
-    The keys are `SET.json`, `SET.lst` and `SET.rec`.
+    The keys are `SET.json`, `SET.lst` and `SET.rec`, and the names of other records.
     """
     found = {}
     for set_name in _SETS:
@@ -156,12 +161,18 @@ def find_data(data_dir):
         }
         for kind, path in paths.items():
             if os.path.exists(path):
-                try:
-                    count = _count(kind, path)
-                except OSError as error:  # reported, and the report goes on
-                    count = f"cannot be read ({error.strerror.lower()})"
-                found[f"{set_name}.{kind}"] = f"{_short(path)}: {count}"
+                found[f"{set_name}.{kind}"] = _counted(kind, path)
+    for path in sorted(glob.glob(os.path.join(glob.escape(data_dir), "*.rec"))):
+        found.setdefault(os.path.basename(path), _counted("rec", path))
     return found
+
+
+def _counted(kind, path):
+    try:
+        count = _count(kind, path)
+    except OSError as error:  # reported, and the report goes on
+        count = f"cannot be read ({error.strerror.lower()})"
+    return f"{_short(path)}: {count}"
 
 
 def _count(kind, path):
@@ -186,7 +197,7 @@ def _occurrences(pattern, path):
 
 def find_networks(model_dir):
     """Return the networks of a folder and the epochs of their weights: `{"resnet-152": [0]}`."""
-    prefixes = checkpoint.find_prefixes(model_dir)
+    prefixes = [each for each in checkpoint.find_prefixes(model_dir) if not _QUANTIZED.search(each)]
     return {_short(prefix): checkpoint.find_epochs(prefix) for prefix in prefixes}
 
 
@@ -205,6 +216,11 @@ def next_step(data_dir, data, networks):
     """Return the command to run next, given what is there."""
     folder = shlex.quote(_short(data_dir))
     flag = "" if folder == "data" else f" --data-dir {folder}"
+    trained = [name for name, epochs in networks.items() if epochs and epochs[-1] > 0]
+    if "train.json" not in data and trained:
+        return f"python sub.py EPOCH GPU{_prefix_flag(trained, networks)} --images PHOTOGRAPHS"
+    if "train.json" not in data and any(name.endswith(".rec") for name in data):
+        return "train on the records (docs/training.md#your-own-photographs)"
     if "train.json" not in data:
         return "get the photographs (docs/challenge.md), or see all steps on a sample: sh demo.sh"
     if any(f"{name}.json" in data and f"{name}.lst" not in data for name in _SETS):
@@ -213,6 +229,18 @@ def next_step(data_dir, data, networks):
         return f"sh gen_rec.sh {folder}"
     if not networks:
         return "get a pretrained network (docs/training.md#networks)"
-    if not any(epochs and epochs[-1] > 0 for epochs in networks.values()):
+    if not trained:
         return f"sh run.sh{flag}"
-    return f"python sub.py EPOCH GPU{flag}"
+    return f"python sub.py EPOCH GPU{flag}{_prefix_flag(trained, networks)}"
+
+
+def _prefix_flag(trained, networks):
+    """Return the flag of sub.py that names the network that was trained last."""
+
+    def saved(name):
+        path = checkpoint.weights_path(os.path.join(ROOT, name), networks[name][-1])
+        return os.path.getmtime(path) if os.path.exists(path) else 0
+
+    newest = max(trained, key=saved)
+    is_default = os.path.join(ROOT, newest) == _DEFAULT_PREFIX
+    return "" if is_default else f" --model-prefix {shlex.quote(newest)}"
