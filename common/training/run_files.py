@@ -28,14 +28,16 @@ class RunFiles:
         history: the log, from `begin()` on.
     """
 
-    def __init__(self, args, engine, network, begin_epoch, classes=None):
+    def __init__(self, args, engine, network, begin_epoch, classes=None, lists=None):
         """Prepare to write the checkpoints of `network`, whose first `begin_epoch` epochs are done.
 
         Args:
             classes: the `Classes` that are written beside the checkpoints; None: no file of them.
+            lists: of the `TrainingData`.
         """
         self._args, self._engine, self._network = args, engine, network
         self._begin_epoch, self._classes = begin_epoch, classes
+        self._lists = lists or {}
         self.history = None
 
     def check_disk(self, checkpoint_bytes):
@@ -73,6 +75,7 @@ class RunFiles:
             return
         if epochs_done:
             self._compare_devices(num_devices)
+            self._compare_lists()
         self._write_config(num_devices)
         if self._classes is not None:
             class_table.write_tables(self._prefixes(), self._classes, epochs_done)
@@ -161,6 +164,18 @@ class RunFiles:
                 num_devices,
             )
 
+    def _compare_lists(self):
+        """Report where the epochs so far were trained on records of another list."""
+        path = checkpoint.config_path(self._args.model_prefix)
+        before = read_config(path).get("lists")
+        for name, packed in self._lists.items():
+            if packed and isinstance(before, dict) and before.get(name) not in (None, packed):
+                logging.warning(
+                    "%s: the records of %s are of another list than so far: validation may score"
+                    " photographs that this run was trained on",
+                    *(path, name),
+                )
+
     def _write_config(self, num_devices):
         flags = dict(vars(self._args))
         if self._begin_epoch:  # the network stays what the run began with
@@ -169,6 +184,7 @@ class RunFiles:
         config = {
             "devices": num_devices,
             "flags": flags,
+            "lists": self._lists,
             "command": sys.argv,
             "head": self._network.head,
             "versions": {

@@ -198,6 +198,18 @@ def test_a_flag_that_a_checkpoint_has_decided_is_named(script, flags):
     assert "does nothing" not in said
 
 
+def test_records_of_another_list_than_so_far_are_reported(script, flags, sample, tmp_path):
+    entries = (sample / "val.lst").read_text().splitlines(keepends=True)
+    said = []
+    for epochs, lines in ((1, entries), (2, entries), (3, entries[1:])):
+        (tmp_path / "val.lst").write_text("".join(lines))
+        script("im2rec.py", tmp_path / "val", sample)
+        flags += ["--data-val", tmp_path / "val.rec", "--num-epochs", epochs]
+        said.append(script("fine-tune.py", *flags, "--resume").stderr)
+    warning = "run-config.json: the records of val are of another list than so far: validation may"
+    assert [warning in each for each in said] == [False, False, True]
+
+
 def test_a_wrong_folder_of_tensorboard_leaves_the_log_of_an_earlier_run(script, flags, tmp_path):
     script("fine-tune.py", *flags, "--num-epochs", 1)
     log = (tmp_path / "run-log.csv").read_bytes()
