@@ -75,7 +75,10 @@ def parse_args():
     )
     packing.add_argument("--center-crop", action="store_true", help="crop to the central square")
     packing.add_argument(
-        "--quality", type=whole, default=95, help="of JPEG, 1 to 100; compression of PNG, 1 to 9"
+        "--quality",
+        type=whole,
+        default=95,
+        help="of JPEG, 0 to 100; compression of PNG, 0 to 9, and more than 9 is 9",
     )
     packing.add_argument("--num-thread", type=positive, default=1, help="images at a time")
     packing.add_argument(
@@ -184,7 +187,7 @@ def pack(prefix, args):
         print(f"not packed: {failure.path}: {failure.reason}", file=sys.stderr)
     if len(summary.failures) > FAILURES_SHOWN:
         print(f"... all of them are named in {prefix}.rec.failed.txt", file=sys.stderr)
-    was_complete = "; was complete already; without --resume it is packed anew"
+    was_complete = "; was complete already; to pack it anew, remove it first"
     print(
         f"{summary.rec_path}: {summary.packed} packed, {len(summary.failures)} failed, "
         f"{summary.num_bytes} bytes{was_complete if summary.was_complete else ''}"

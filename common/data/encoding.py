@@ -27,7 +27,7 @@ class Settings:
 
     resize: int = 0  # shorter side in pixels; 0 keeps the size
     center_crop: bool = False  # to a square
-    quality: int = 95  # of JPEG, 1 to 100; for PNG the compression, 1 to 9
+    quality: int = 95  # of JPEG, 0 to 100; for PNG the compression, 0 to 9
     color: int = 1  # 1: colour, 0: grey, -1: as it is, with alpha and 16 bits
     encoding: str = ".jpg"  # or .png
     pass_through: bool = False  # the bytes of the file

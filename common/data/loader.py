@@ -144,7 +144,9 @@ class RecordSource:
         num_extra = data[starts + 8].view("<u4")[:, 0]
         num_extra[damaged] = 0
         if (num_extra > 1).any():
-            raise UserError(f"{self.path}: its records have several labels each; one is needed")
+            raise UserError(
+                f"{self.path}: its records have several labels each; pack it without --pack-label"
+            )
         labels = data[starts + np.where(num_extra, 32, 12)[:, np.newaxis]].view("<f4")[:, 0]
         return labels, damaged
 

@@ -183,8 +183,11 @@ def test_what_is_whole_is_left_alone_by_resume(script, prefix, photographs):
     before = os.stat(f"{prefix}.rec").st_mtime_ns
     done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
     assert "295 packed, 5 failed" in done.stdout
-    assert "was complete already" in done.stdout
+    assert "was complete already; to pack it anew, remove it first" in done.stdout
     assert os.stat(f"{prefix}.rec").st_mtime_ns == before
+    os.remove(f"{prefix}.rec")
+    done = script("im2rec.py", *FLAGS, "--resume", prefix, photographs, status=1)
+    assert "295 packed, 5 failed" in done.stdout and "already" not in done.stdout
 
 
 def test_resume_says_why_it_packs_what_is_whole_anew(script, prefix, photographs):
