@@ -67,6 +67,20 @@ def test_the_order_of_a_list_does_not_matter(packed, caplog):
     assert caplog.messages == []
 
 
+def test_the_same_folders_of_another_start_and_unicode_form_are_the_same_classes(
+    script, tmp_path, caplog
+):
+    rec, listed = tmp_path / "mine.rec", tmp_path / "mine.lst"
+    for name in ("\u00e4nt", "bee"):
+        add_species(tmp_path / "photos" / name)
+    script("im2rec.py", tmp_path / "mine", tmp_path, "--list", "--recursive")
+    script("im2rec.py", tmp_path / "mine", tmp_path)
+    again = listed.read_text("utf-8").replace("photos/", "").replace("\u00e4", "a\u0308")
+    listed.write_text(again, "utf-8")
+    check_list(RecordSource(str(rec)))
+    assert caplog.messages == []
+
+
 def test_an_image_that_was_given_another_label_since_is_named(packed):
     rec, listed = packed
     listed.write_text(listed.read_text().replace("2\t0.000000\tbee", "2\t1.000000\tbee"))

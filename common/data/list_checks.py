@@ -15,6 +15,7 @@ from common.data.commands import pack_command
 from common.data.integrity import failed_keys
 from common.data.packing_run import digest_of_list, packed_list
 from common.data.recordio import read_list
+from common.data.unicode_names import composed
 
 SAMPLED_LABELS = 200
 
@@ -60,11 +61,15 @@ def _check_folders(source, list_path, folders):
     """Compare the last folders of the classes: lists may be relative to different folders."""
     for label, folder in folders_of_list(list_path).items():
         packed = folders.get(label, folder)
-        if packed.rpartition("/")[2] != folder.rpartition("/")[2]:
+        if _last_folder(packed) != _last_folder(folder):
             raise UserError(
                 f"{source.path}: its label {label} is {packed}, and {folder} in {list_path}:"
                 f" {_of_another_list(source)}"
             )
+
+
+def _last_folder(folder):
+    return composed(folder.rpartition("/")[2])
 
 
 def _check_labels(source, list_path, listed, most):
