@@ -21,10 +21,7 @@ SAMPLED_LABELS = 200
 
 
 def check_list(source):
-    """Compare the `RecordSource` of records with the `.lst` beside them; return what is packed.
-
-    The result is the `digest_of_list` of the list that the records were packed from; None where it
-    is not known.
+    """Compare the `RecordSource` of records with the `.lst` beside them, where there is one.
 
     im2rec.py notes the list that it packs, so that the records of that list are compared no
     further. Those of other tools may rightly lack images: samples of their labels are compared.
@@ -37,10 +34,10 @@ def check_list(source):
     packed, folders = packed_list(source.path)
     try:
         if packed and packed == digest_of_list(list_path):
-            return packed
+            return
         entries = read_list(list_path)
     except (OSError, UserError):  # missing, or damaged: the records need no list
-        return packed
+        return
     listed = {entry.index: np.atleast_1d(entry.label)[0] for entry in entries}
     _check_folders(source, list_path, folders)
     _check_labels(source, list_path, listed, len(source) if packed else SAMPLED_LABELS)
@@ -54,7 +51,6 @@ def check_list(source):
             " of the list have no record; if that is not intended, pack again: %s",
             *(source.path, list_path, len(unlisted), len(lacking), pack_command(source.path)),
         )
-    return packed
 
 
 def _check_folders(source, list_path, folders):

@@ -28,9 +28,7 @@ _ENGINE_NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 _MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
 _SETS = ("train", "val", "test")
 _DEFAULT_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")
-_QUANTIZED = re.compile(
-    r"-\d{4,}-int8(-torch)?$"
-)  # ends the prefix of what belongs to a checkpoint
+_QUANTIZED = re.compile(r"-\d{4,}-int8(-torch)?$")  # what sub.py keeps beside a checkpoint
 _IMAGE = re.compile(rb'"file_name"')
 _LINE = re.compile(rb"\n")
 

@@ -16,6 +16,7 @@ from common.data.image import decode, eval_image, eval_side
 from common.data.list_checks import check_list
 from common.data.loader import Batch, Loader, RecordSource
 from common.data.mixing import Mixing
+from common.data.packing_run import packed_list
 from common.data.partial_jpeg import open_image
 from common.data.sampling import own_rows
 from common.training.class_counts import count_classes
@@ -123,7 +124,7 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
     else:
         logging.warning("%s/val.rec: not found; training runs without validation", args.data_dir)
     sources = {"train": train_source, "val": val_source}
-    lists = {name: check_list(source) for name, source in sources.items() if source}
+    lists = {name: packed_list(source.path)[0] for name, source in sources.items() if source}
     num_classes, train_labels = _check_contents(args, train_source, val_source)
     _check_batch_size(args, train_source, num_parts)
     for source in filter(None, (train_source, val_source)):
@@ -195,7 +196,10 @@ def _check_contents(args, train_source, val_source):
 
     Refuses flags and records that contradict each other.
     """
-    labels = {source.path: source.labels() for source in (train_source, val_source) if source}
+    sources = [source for source in (train_source, val_source) if source]
+    for source in sources:
+        check_list(source)
+    labels = {source.path: source.labels() for source in sources}
     for path, values in labels.items():
         if not (values >= 0).all() or (values % 1).any():
             raise UserError(
