@@ -151,11 +151,17 @@ def normalize_input(graph, mean, std):
 
 
 def keep_normalisation(graph, params, stats):
-    """Return only the parameters of the input's normalisation, not the weights.
+    """Return only what no training changes: the input's normalisation and constants, no weights.
 
-    Networks imported from PyTorch hold the mean and deviation in a BatchNorm of fixed statistics.
+    Networks imported from PyTorch hold the mean and deviation in a BatchNorm of fixed statistics,
+    those from ONNX hold constants as parameters of learning rate 0.
     """
-    fixed = {
+    constants = {
+        node["name"]
+        for node in graph["nodes"]
+        if node["op"] == "null" and float(node.get("attrs", {}).get("__lr_mult__", 1)) == 0
+    }
+    fixed = constants | {
         name
         for node, inputs in _batch_norms(graph)
         if is_true(node.get("attrs", {}).get("use_global_stats"))

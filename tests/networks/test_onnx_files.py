@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.base.files import UserError
-from common.networks import onnx_files
+from common.networks import edits, onnx_files
 from tests.networks.onnx_graphs import (
     MEAN,
     STD,
@@ -114,6 +114,13 @@ def test_layers_have_the_names_of_their_weights_and_the_same_in_every_call(tmp_p
     expected = "data_float32 bn_data layer1_0_conv conv0 relu0 flatten0 fc1 softmax"
     assert names == expected.split()
     assert network.head == "fc1"
+
+
+def test_constants_are_no_weights_to_be_drawn_anew(tmp_path):
+    path = write(tmp_path / "net.onnx", one("Mul", "x c"), c=np.float32([[[2]], [[3]], [[4]]]))
+    network = onnx_files.read_network(path, MEAN, STD)
+    params, _ = edits.keep_normalisation(network.graph, network.params, network.stats)
+    assert sorted(params) == ["bn_data_beta", "bn_data_gamma", "mul_constant0"]
 
 
 def test_a_softmax_at_the_end_is_not_taken_twice(tmp_path, mx):
