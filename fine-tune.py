@@ -123,6 +123,7 @@ def swap_pretrained_head(args, engine, data):
         engine.infer_shapes,
         epoch=args.pretrained_epoch,
         variant=args.variant,
+        image_shape=data.train.image_shape,
     )
     graph, params, head = edits.swap_head(
         network.graph, network.params, data.num_classes, args.layer_before_fullc, args.dropout

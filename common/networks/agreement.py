@@ -3,7 +3,9 @@
 from common.base.files import UserError
 
 
-def require_agreement(graph, shapes, infer_shapes, name, image_sizes=(224, 299, 320)):
+def require_agreement(
+    graph, shapes, infer_shapes, name, image_sizes=(224, 299, 320), image_shape=None
+):
     """Raise `UserError` unless `shapes` are those of the graph's parameters.
 
     Args:
@@ -12,10 +14,12 @@ def require_agreement(graph, shapes, infer_shapes, name, image_sizes=(224, 299, 
         infer_shapes: an engine's (`common.engines`).
         name: the file of the parameters, which the error begins with.
         image_sizes: sides that the network may have been made for; one must fit.
+        image_shape: the (3, H, W) of the images that it shall take, which may fit as well.
     """
-    for size in image_sizes:
+    tried = [(3, size, size) for size in image_sizes]
+    for shape in tried if image_shape is None else [*tried, image_shape]:
         try:
-            expected = infer_shapes(graph, (3, size, size))
+            expected = infer_shapes(graph, shape)
         except UserError as error:
             mismatch = str(error)
             continue
@@ -23,7 +27,8 @@ def require_agreement(graph, shapes, infer_shapes, name, image_sizes=(224, 299, 
         if mismatch is None:
             return
     raise UserError(
-        f"{name}: does not fit its symbol ({mismatch}); take both files from the same source"
+        f"{name}: does not fit its symbol ({mismatch}); take both files from the same source, or"
+        " name the size of its images"
     )
 
 

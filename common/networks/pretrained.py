@@ -38,6 +38,7 @@ def load_pretrained(
     epoch=None,
     variant=None,
     epoch_flag="--pretrained-epoch",
+    image_shape=None,
 ):
     """Return a pretrained `Network`.
 
@@ -51,6 +52,7 @@ def load_pretrained(
         epoch: which of several `PREFIX-EPOCH.params`; None takes the only one.
         variant: of a PyTorch checkpoint, a key of `torch_networks.LITE0_VARIANTS`.
         epoch_flag: what the user types before an epoch.
+        image_shape: the (3, H, W) of the images that it shall take.
 
     Raises:
         UserError: nothing is found under that name, or what is found is damaged; or it could not
@@ -64,17 +66,21 @@ def load_pretrained(
     prefix = _find_prefix(name, model_dir, infer_shapes)
     entry = CATALOGUE.get(os.path.basename(prefix))
     epoch = _only_epoch(prefix, epoch_flag) if epoch is None else epoch
-    network = load_verified(prefix, infer_shapes, epoch)
+    network = load_verified(prefix, infer_shapes, epoch, image_shape)
     if entry is not None and entry.mean is not None:
         return _subtract_mean(entry.mean, network)
     return network.with_graph(edits.take_raw_images(network.graph))
 
 
-def load_verified(prefix, infer_shapes, epoch):
-    """Return the `Network` of local files, checked to belong together."""
+def load_verified(prefix, infer_shapes, epoch, image_shape=None):
+    """Return the `Network` of local files, checked to belong together.
+
+    Some weights depend on the size of the images: it is one of the usual ones, or `image_shape`.
+    """
     network = checkpoint.load_as_it_is(prefix, epoch)
     path = checkpoint.params_path(prefix, epoch)
-    require_agreement(network.graph, network.shapes(), infer_shapes, path)
+    shapes = network.shapes()
+    require_agreement(network.graph, shapes, infer_shapes, path, image_shape=image_shape)
     return network
 
 

@@ -24,6 +24,7 @@ from common import engines
 from common.base import fetch
 from common.base.files import MODEL_DIR, UserError, atomic_open, require_file
 from common.base.help import Parser, number, whole
+from common.data.flags import parse_image_shape
 from common.networks import checkpoint, summary, timm_files, timm_pretrained, torch_networks
 from common.networks.catalogue import CATALOGUE
 from common.networks.pretrained import (
@@ -34,6 +35,7 @@ from common.networks.pretrained import (
 )
 from common.networks.timm_catalogue import TIMM_CATALOGUE
 from common.networks.timm_pretrained import HUB
+from common.training.run_files import flags_before
 
 
 def list_networks(model_dir=MODEL_DIR):
@@ -86,7 +88,7 @@ def _epochs_in(model_dir, name):
     return checkpoint.find_epochs(os.path.join(model_dir, name), "params")
 
 
-def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
+def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=None, plot=None):
     """Print what is known about a network and, if it is here, its layers; draw it into `plot`."""
     timm_prefix = timm_pretrained.find_prefix(name, model_dir)
     if timm_prefix is not None:
@@ -103,15 +105,23 @@ def describe(name, model_dir=MODEL_DIR, epoch=None, image_size=224, plot=None):
         if not os.path.exists(checkpoint.symbol_path(name)) and not _epochs_in(model_dir, name):
             print(f"not in {model_dir}; get it with: python -m common.modelzoo fetch {entry.name}")
             return
-    engine = engines.load()
-    network = load_pretrained(name, engine.infer_shapes, model_dir, epoch, epoch_flag="--epoch")
-    shape = (3, image_size, image_size)
+    engine, shape = engines.load(), _shape_of_images(name, image_size)
+    network = load_pretrained(
+        name, engine.infer_shapes, model_dir, epoch, epoch_flag="--epoch", image_shape=shape
+    )
     layers = engine.layer_shapes(network.graph, shape)
     print(summary.table(network.graph, layers, network.shapes()))
     print(_sizes(network))
     if plot is not None:
         _draw(summary.drawing(network.graph, layers), plot)
         print(f"{plot}: the layers as a drawing")
+
+
+def _shape_of_images(prefix, image_size):
+    """Return the `(3, H, W)` that the user names; else the run's, or 224 pixels."""
+    if image_size is not None:
+        return 3, image_size, image_size
+    return parse_image_shape(flags_before(prefix).get("image_shape", "3,224,224"))
 
 
 def describe_timm_run(prefix, epoch=None):
@@ -156,7 +166,7 @@ def _draw(source, path):
         stream.write(drawn.stdout)
 
 
-def verify(prefix):
+def verify(prefix, image_size=None):
     """Return a line about local files that are complete and agree; raise UserError otherwise."""
     epochs = checkpoint.find_epochs(prefix) or [0]  # where there is none, an error names epoch 0's
     if checkpoint.is_timm(prefix, epochs[-1]):
@@ -166,7 +176,8 @@ def verify(prefix):
     paths += [checkpoint.params_path(prefix, epoch) for epoch in epochs]
     known = [fetch.verify_sha256(path) for path in paths]
     for epoch in epochs:
-        load_verified(prefix, engines.load().infer_shapes, epoch)
+        shape = _shape_of_images(prefix, image_size)
+        load_verified(prefix, engines.load().infer_shapes, epoch, shape)
     unchanged = "" if None in known else "; its sha256 is the one that was fetched"
     return (
         f"{prefix}: epochs {', '.join(map(str, epochs))} are complete and fit the symbol{unchanged}"
@@ -227,7 +238,6 @@ def _parser():
     info.add_argument(
         "--epoch", type=whole, help="which of several .params (default: the only one)"
     )
-    info.add_argument("--image-size", type=whole, default=224, help="pixels (default: %(default)s)")
     info.add_argument("--plot", metavar="FILE", help="draw the network as .pdf, .png or .svg")
     importing = add("import", "make a network from a PyTorch checkpoint or an ONNX file")
     importing.add_argument("file", help="a PyTorch checkpoint (.pth, .safetensors, …) or .onnx")
@@ -246,6 +256,10 @@ def _parser():
         )
     verifying = add("verify", "check files: structure, agreement, sha256")
     verifying.add_argument("prefix", nargs="*", help="(default: all in MODEL_DIR)")
+    for command in (info, verifying):
+        command.add_argument(
+            "--image-size", type=whole, help="pixels (default: those of the training run, or 224)"
+        )
     return parser
 
 
@@ -283,7 +297,7 @@ def main():
         print(f"{prefix}-symbol.json and {prefix}-0000.params are ready")
     else:
         prefixes = args.prefix or checkpoint.find_prefixes(args.model_dir)
-        return _verify_all(prefixes, args.model_dir)
+        return _verify_all(prefixes, args.model_dir, args.image_size)
     return 0
 
 
@@ -291,13 +305,13 @@ def _find_timm_config(name):
     return engines.load("torch").timm_config(name)
 
 
-def _verify_all(prefixes, model_dir):
+def _verify_all(prefixes, model_dir, image_size):
     if not prefixes:
         raise UserError(f"{model_dir}: holds no network; name the folder with --model-dir")
     failed = 0
     for prefix in prefixes:
         try:
-            print(verify(prefix))
+            print(verify(prefix, image_size))
         except UserError as error:
             failed += 1
             print(error, file=sys.stderr)

@@ -14,6 +14,7 @@ from common.base.files import UserError
 from common.networks import Network, checkpoint, graph, pretrained
 from common.networks.edits import swap_head
 from tests.modelzoo.conftest import LITE0, infer_shapes, load_pretrained
+from tests.random_networks import with_random_weights
 from tests.torch_writer import resnet_state, save_legacy, save_safetensors, save_zip
 
 pytestmark = pytest.mark.skipif(not engines.installed(), reason="no engine is installed")
@@ -85,6 +86,19 @@ def test_a_symbol_of_another_network_ends_in_one_line(resnet, lite0):
     shutil.copy(f"{lite0}-symbol.json", f"{resnet}-symbol.json")
     with pytest.raises(UserError, match=r"resnet-0000\.params: does not fit its symbol"):
         load_pretrained(resnet)
+
+
+def test_a_network_for_other_images_is_checked_with_their_size(zoo, tmp_path):
+    net, prefix = graph.Builder(), str(tmp_path / "small")
+    logits = net.add("FullyConnected", "fc1", net.variable("data"), num_hidden=2)
+    small = net.graph(net.add("SoftmaxOutput", "softmax", logits))
+    checkpoint.save(prefix, 0, with_random_weights(small, 64, 1))
+    assert "symbol (fc1_weight is of shape (2, 12288)" in zoo("verify", prefix, status=2)
+    assert "fit the symbol" in zoo("verify", prefix, "--image-size", 64)
+    assert "24,578 parameters" in zoo("info", prefix, "--image-size", 64)
+    assert load_pretrained(prefix, image_shape=(3, 64, 64))
+    (tmp_path / "small-config.json").write_text('{"flags": {"image_shape": "3,64,64"}}')
+    assert "fit the symbol" in zoo("verify", prefix)
 
 
 def test_a_weight_that_is_no_number_is_named(tmp_path):
