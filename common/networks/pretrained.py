@@ -97,7 +97,7 @@ def import_network(
             is that of a training run, whose checkpoints would lose their symbol.
     """
     network = _read_file(path, infer_shapes, variant, mean, std)
-    if not name or os.path.basename(name) != name:
+    if os.path.basename(name) != name or name in ("", ".", ".."):
         raise UserError(f"--name {name}: must be a name, without a folder; see --model-dir")
     prefix = os.path.join(model_dir, name)
     if any(checkpoint.find_epochs(prefix)) or os.path.lexists(checkpoint.config_path(prefix)):

@@ -214,6 +214,13 @@ def _numbers(text):
     return numbers
 
 
+def _deviations(text):
+    numbers = _numbers(text)
+    if min(numbers) <= 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0: colours are divided by it")
+    return numbers
+
+
 def _parser():
     parser = Parser(
         prog="python -m common.modelzoo",
@@ -247,10 +254,13 @@ def _parser():
         choices=torch_networks.LITE0_VARIANTS,
         help="which EfficientNet-Lite0 it is (default: the one that the file's name begins with)",
     )
-    for option, use in (("--mean", "subtracted from"), ("--std", "that divide")):
+    for option, kind, use in (
+        ("--mean", _numbers, "subtracted from"),
+        ("--std", _deviations, "that divide"),
+    ):
         importing.add_argument(
             option,
-            type=_numbers,
+            type=kind,
             metavar="R,G,B",
             help=f"ONNX: numbers {use} raw RGB, 0 to 255 (default: ImageNet's)",
         )

@@ -141,7 +141,9 @@ WRONG = [
     (INFO, "--image-size 0", "--image-size 0: this network cannot take such images"),
     (IMPORT, "--mean 1,2,3", "--mean, --std: are for ONNX files, and zip.pth is none; leave them"),
     (IMPORT, "--name ../x", "--name ../x: must be a name, without a folder"),
+    (IMPORT, "--name ..", "--name ..: must be a name, without a folder"),
     (IMPORT, "--mean 1,2", "three numbers"),
+    (IMPORT, "--std 0,1,1", "--std: 0,1,1: must be more than 0: colours are divided by it"),
     (["common.modelzoo", "import", "train.rec", "--name", "x"], "", "train.rec: "),
     (["common.modelzoo", "fetch", "resnet-153"], "", "resnet-153: not in the catalogue"),
     (
