@@ -43,6 +43,8 @@ TIMM = ("conv_stem.weight", "bn1.weight", "blocks.0.0.conv_dw.weight")
         (["features.denseblock1.denselayer1.norm1.weight"], 0, "DenseNet", "a ResNet-50,"),
         (["features.0.weight", "features.28.weight", "classifier.6.weight"], 0, "VGG", "ResNet-50"),
         (["Mixed_5b.branch1x1.conv.weight", "fc.weight"], 0, "Inception-v3", "a ResNet-50,"),
+        (["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"], 0, "ConvNeXt", "a ResNeXt-101"),
+        (["features.1.0.layer_scale"], 0, "ConvNeXt", "a ResNeXt-101"),
     ],
 )
 def test_a_network_is_named_with_the_nearest_and_the_way_by_onnx(names, depthwise, what, instead):
@@ -56,8 +58,8 @@ def test_a_network_is_named_with_the_nearest_and_the_way_by_onnx(names, depthwis
 @pytest.mark.parametrize(
     ("names", "what"),
     [
-        (["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"], "ConvNeXt"),
-        (["features.1.0.layer_scale"], "ConvNeXt"),
+        (["stages.0.blocks.0.conv_dw.weight", "stages.0.blocks.0.mlp.grn.weight"], "ConvNeXt-V2"),
+        (["convnextv2.embeddings.layernorm.weight"], "ConvNeXt-V2"),
         (["layers.0.blocks.0.attn.qkv.weight", "patch_embed.proj.weight"], "Swin Transformer"),
         (["cls_token", "pos_embed", "patch_embed.proj.weight"], r"vision transformer \(ViT\)"),
         (["class_token", "conv_proj.weight"], r"vision transformer \(ViT\)"),

@@ -52,15 +52,20 @@ _ARCHITECTURES = (
     _Architecture("an Xception", _RESNET, (r"block1\.rep\.",)),
     _Architecture("a ShuffleNetV2", _LITE0, (r"stage2\.0\.branch1\.",)),
     _Architecture("a RegNet", _RESNET, (r"s1\.b1\.|trunk_output\.",)),
-    # Transformers and ConvNeXts: their operators are missing from opset 9 or from the importer.
+    # Their operators are missing from opset 9 or from the importer: ConvNeXt-V2 and transformers.
+    _Architecture(
+        "a ConvNeXt-V2",
+        _BIG,
+        (r"stages\.0\.blocks\.0\.mlp\.grn\.|stages\.0\.0\.grn\.|convnextv2\.",),
+        onnx=False,
+    ),
     _Architecture(
         "a ConvNeXt",
         _BIG,
         (
             r"stages\.0\.blocks\.0\.conv_dw\.|features\.1\.0\.layer_scale|stages\.0\.0\.dwconv\."
-            r"|convnext(v2)?\.",
+            r"|convnext\.",
         ),
-        onnx=False,
     ),
     _Architecture(
         "a Swin Transformer",
