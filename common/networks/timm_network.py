@@ -33,6 +33,7 @@ class TimmNetwork:
         label_smoothing: share of each target that the other classes get in training.
         ranges: `{layer: [lowest, highest]}` of what the layers are given that int8 computes; only a
             calibrated network has them.
+        source: the file of the arrays, which somebody says are of this architecture; or "".
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class TimmNetwork:
     has_new_head: bool = False
     label_smoothing: float = 0.0
     ranges: dict = dataclasses.field(default_factory=dict)
+    source: str = ""
 
     @classmethod
     def from_config(cls, config, arrays):

@@ -29,7 +29,7 @@ def load_pretrained(name, find_config, architecture=None, epoch=None, model_dir=
         name: `timm:NAME.TAG`, a network on the hub (`timm:USER/NAME`: of another user than timm);
             a PyTorch checkpoint; or the prefix of a training run.
         find_config: an engine's `timm_config`, for what a name leaves out.
-        architecture: timm's NAME or NAME.TAG of a PyTorch checkpoint.
+        architecture: timm's NAME or NAME.TAG of a PyTorch checkpoint, also as `timm:NAME`.
         epoch: which of several checkpoints of a prefix; None takes the only one.
         model_dir: where networks of the hub may have been put by hand.
 
@@ -40,7 +40,7 @@ def load_pretrained(name, find_config, architecture=None, epoch=None, model_dir=
     if name.startswith(HUB):
         network = _load_from_hub(name[len(HUB) :], find_config, model_dir)
     elif architecture is not None:
-        network = _load_file(name, find_config(architecture))
+        network = _load_file(name, find_config(architecture.rpartition(HUB)[2]))
     else:
         prefix = find_prefix(name)
         network = checkpoint.load(prefix, _only_epoch(prefix) if epoch is None else epoch)
@@ -118,6 +118,7 @@ def _load_file(path, config):
     offset = network.pretrained_cfg.get("label_offset") or 0
     count = 0 if head is None else len(head) - offset
     network.num_classes = network.pretrained_cfg["num_classes"] = count
+    network.source = path
     return network
 
 

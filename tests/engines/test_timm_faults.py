@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from common.base.files import UserError
 from common.engines.torch import convolutions, timm_networks
 from common.engines.torch.runtime import torch
 from common.networks import checkpoint, timm_pretrained
@@ -99,6 +100,15 @@ def test_a_cache_of_attention_biases_keeps_nothing():
         if hasattr(layer, "attention_bias_cache")
     ]
     assert caches and not any(caches)
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit"])
+def test_a_file_of_another_architecture_is_named(tmp_path, name):
+    path = str(tmp_path / "resnet18.pth")
+    torch.save(timm.create_model("resnet18", num_classes=CLASSES).state_dict(), path)
+    found = timm_pretrained.load_pretrained(path, timm_networks.timm_config, f"timm:{name}")
+    with pytest.raises(UserError, match=rf"^{path}: timm's {name} .*: the weights are of another"):
+        timm_networks.build(found, (3, 64, 64))
 
 
 def test_a_file_without_a_head_is_given_one(tmp_path):

@@ -125,6 +125,11 @@ def build(network, image_shape, device="cpu", dtype="float32"):
             shape = tuple(model.eval()(torch.zeros(1, *image_shape)).shape)
     except _MISFITS as error:
         what = f"timm's {network.architecture} for images of {image_shape[1]}x{image_shape[2]}"
+        what = f"{network.source}: {what}" if network.source else what
+        if isinstance(error, KeyError) or "key(s) in state_dict" in str(error):
+            raise UserError(
+                f"{what}: the weights are of another network ({reason_of(error)})"
+            ) from None
         raise UserError(f"{what}: {reason_of(error)}; check the weights and the size") from None
     if shape != (1, network.num_classes):
         raise UserError(
