@@ -10,7 +10,15 @@ from common.base.files import UserError
 from common.networks import checkpoint, edits
 from common.networks.graph import Builder
 from common.networks.resnet import build_resnet
-from tests.small_trainers import all_arrays, batch, make_trainer, plain_network, tiny_network
+from common.training import state_owner
+from tests.small_trainers import (
+    all_arrays,
+    batch,
+    make_trainer,
+    plain_network,
+    tiny_network,
+    without_products,
+)
 
 
 def test_statistics_are_read_after_the_last_batch_has_written_them(engine):
@@ -126,6 +134,35 @@ def test_states_of_another_optimizer_are_refused(engine, tmp_path):
         make_trainer(
             engine, plain_network(), ("--optimizer", "adam"), states=trainer.state().optimizer
         )
+
+
+def saved_states(trainer, prefix):
+    """What a checkpoint of a trainer holds of its optimizer."""
+    checkpoint.save(prefix, 1, trainer.trained(), state_owner.with_name(trainer.state(), "sgd"))
+    return checkpoint.load_states(prefix, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_the_weights_that_float16_keeps_are_no_velocity(engine, tmp_path, dtype):
+    trainer = make_trainer(engine, without_products(), ("--mom", "0"), dtype="float16")
+    trainer.train(batch(0))
+    states = saved_states(trainer, str(tmp_path / "net"))
+    with pytest.raises(UserError, match=r"nothing for fc1_weight .*use the --optimizer, --mom"):
+        make_trainer(engine, without_products(), states=states, dtype=dtype)
+    make_trainer(engine, without_products(), ("--mom", "0"), states=states, dtype=dtype)
+
+
+def test_a_velocity_does_not_become_the_weights_of_float16(engine, tmp_path):
+    trainer = make_trainer(engine, without_products(), ("--mom", "0.9"))
+    trainer.train(batch(0))
+    states = saved_states(trainer, str(tmp_path / "net"))
+    begin = trainer.state().params, {}
+    flags = ("--mom", "0", "--lr", "1e-6")
+    resumed = make_trainer(engine, without_products(), flags, arrays=begin, dtype="float16")
+    resumed.restore_optimizer(states)
+    resumed.train(batch(1))
+    expected, got = begin[0]["fc1_weight"], resumed.state().params["fc1_weight"]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_state_is_a_copy_that_later_batches_do_not_change(engine):

@@ -155,6 +155,8 @@ class TrainerState:
         optimizer: `state:NAME/0` is the first array that the optimizer keeps for parameter NAME,
             `number:NAME` a number that changes from update to update. Empty where there is nothing
             to keep.
+        slots: how many arrays the optimizer keeps for a parameter. One more than that is the
+            parameter itself in float32, which float16 keeps.
         average: the moving average of the parameters; None without one.
     """
 
@@ -162,3 +164,4 @@ class TrainerState:
     stats: Dict[str, Any]
     optimizer: Dict[str, Any]
     average: Optional[Dict[str, Any]] = None
+    slots: int = 0

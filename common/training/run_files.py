@@ -109,7 +109,7 @@ class RunFiles:
             averaged = network.with_arrays(averages, state.stats)
             checkpoint.save(prefix + checkpoint.AVERAGE, epochs_done, averaged, version=version)
         trained = network.with_arrays(state.params, state.stats)
-        states = state_owner.with_name(state.optimizer, self._args.optimizer.lower())
+        states = state_owner.with_name(state, self._args.optimizer.lower())
         checkpoint.save(prefix, epochs_done, trained, states, version)
         self.history.update(epochs_done, columns)
         mxnet_lines.info('Saved checkpoint to "%s"', checkpoint.weights_path(prefix, epochs_done))

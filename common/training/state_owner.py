@@ -3,15 +3,22 @@
 import numpy as np
 
 from common.base.files import UserError
+from common.engines.optimizer_state import SLOTS
 
 _KIND = "optimizer:"
 # Optimizers whose states mean the same as those of another one.
 _FAMILIES = {"adamw": "adam", "nag": "sgd", "lars": "sgd", "lbsgd": "sgd", "ccsgd": "sgd"}
 
 
-def with_name(states, optimizer):
-    """Return the state `{name: array}` with the name of its optimizer; an empty one stays empty."""
-    return {**states, _KIND + optimizer: np.zeros(1, np.float32)} if states else states
+def with_name(state, optimizer):
+    """Return what a `.states` file holds of a `TrainerState`, `{name: array}`.
+
+    It is the optimizer's state, its name, and what the arrays are; an empty one stays empty.
+    """
+    if not state.optimizer:
+        return {}
+    name, slots = np.zeros(1, np.float32), np.full(1, state.slots, np.float32)
+    return {**state.optimizer, _KIND + optimizer: name, SLOTS: slots}
 
 
 def require_same(states, optimizer, path):

@@ -127,7 +127,9 @@ class Trainer:
         params = {name: array.asnumpy() for name, array in self._weights().items()}
         if self._average is not None:
             average = {name: array.asnumpy() for name, array in self._average.weights.items()}
-        return TrainerState(params, stats, self._updates.state(), average)
+        return TrainerState(
+            params, stats, self._updates.state(), average, self._updates.num_slots()
+        )
 
     def restore_optimizer(self, saved):
         """Go on from what `state()` returned of the optimizer.

@@ -87,6 +87,10 @@ class Updates:
                 arrays[f"number:{name}"] = np.array([value])
         return arrays
 
+    def num_slots(self):
+        """Return how many arrays are kept for a weight in float32."""
+        return len(_flatten(self._module._optimizer.create_state(0, mx.nd.zeros((1,)))))
+
     def num_bytes(self):
         """Return the size of the optimizer's state in a checkpoint."""
         group, total = self._module._exec_group, 0

@@ -108,6 +108,11 @@ class Optimizer:
             lists = [self._weights, gradients, *self._slots]
             self._rule(step, *([arrays[i] for i in positions] for arrays in lists))
 
+    @property
+    def num_slots(self):
+        """How many arrays are kept for a weight, without the weight itself."""
+        return len(self._slots)
+
     def num_bytes(self):
         """Return the size of the state."""
         return sum(array.nbytes for slot in self._kept for array in slot)

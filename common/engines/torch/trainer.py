@@ -118,6 +118,7 @@ class Trainer:
             _to_numpy(self._replica.statistics()),
             self._optimizer.state(),
             None if average is None else _to_numpy(average.weights),
+            self._optimizer.num_slots,
         )
 
     @property
