@@ -212,6 +212,16 @@ def test_a_parameter_with_a_shape_of_its_own_needs_no_layer_that_implies_it():
         shapes.infer_shapes(graph, (6, 2, 2))
 
 
+def test_a_softmax_over_an_image_is_refused():
+    """MXNet's own takes each row of its pixels, on a CPU."""
+    compare(graph_of("SoftmaxActivation"), (2, 6))
+    compare(graph_of("SoftmaxActivation", mode="channel"))
+    with pytest.raises(
+        UserError, match=r"layer layer: .* instance of \(6, 2, 2\); use --engine mx"
+    ):
+        shapes.infer_shapes(graph_of("SoftmaxActivation"), (6, 2, 2))
+
+
 def test_an_attribute_of_none_is_mxnets_default():
     attrs = {"kernel": (3, 3), "pad": (1, 1), "pool_type": "avg", "count_include_pad": None}
     compare(graph_of("Pooling", **attrs), (2, 3, 7, 7))

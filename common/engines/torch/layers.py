@@ -248,10 +248,23 @@ def _log_softmax(attrs):
 
 
 def _softmax_activation(attrs):
-    """Over the channels of each pixel, or over all that an image has."""
+    """Over the channels of each pixel, or over the numbers of a row.
+
+    Of an instance of several dimensions MXNet's documentation and its CPU code say two things: the
+    sum of all numbers is 1, or that of each row along the last axis (measured).
+    """
     if attrs.require("mode", "instance", "channel", default="instance") == "channel":
         return lambda x: torch.softmax(x.float(), 1)
-    return lambda x: torch.softmax(x.float().flatten(1), 1).reshape(x.shape)
+
+    def of_rows(x):
+        if x.dim() > 2:
+            raise ValueError(
+                f"this engine computes no SoftmaxActivation of an instance of {tuple(x.shape[1:])};"
+                " use --engine mxnet"
+            )
+        return torch.softmax(x.float(), 1)
+
+    return of_rows
 
 
 # --- Size ----------------------------------------------------------------------------------------
