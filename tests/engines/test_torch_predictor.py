@@ -115,7 +115,7 @@ def copied(net, data):
 
 
 def doubled(net, data):
-    """A convolution that is added to itself, which MXNet's own fusion does not bear."""
+    """A convolution that is added to itself."""
     x = net.add("Convolution", "conv", data, num_filter=8, kernel=(3, 3))
     return net.add("Activation", "relu", net.add("elemwise_add", "twice", x, x), act_type="relu")
 
@@ -145,6 +145,30 @@ def test_a_module_that_is_rewritten_for_prediction_gives_the_same_logits(body, u
             logits = module(torch.from_numpy(images)).numpy()
             np.testing.assert_allclose(logits, logits_of(network, images), rtol=1e-4, atol=1e-4)
     assert len(module.plan.steps) < num_steps or body in (doubled, inception_resnet)
+
+
+def standardised(net, data):
+    """A convolution and an inner FullyConnected with weights that the graph computes."""
+    weight = net.add("L2Normalization", "unit", net.variable("free_weight", shape=(8, 3, 3, 3)))
+    attrs = {"num_filter": 8, "kernel": (3, 3), "no_bias": True}
+    x = net.add("Convolution", "conv", data, weight, **attrs)
+    x = net.add("Activation", "relu", net.add("BatchNorm", "bn", x), act_type="relu")
+    pooled = net.add("Flatten", "flat", net.add("Pooling", "pool", x, global_pool=True))
+    weight = net.add("L2Normalization", "unit1", net.variable("free1_weight", shape=(8, 8)))
+    x = net.add("FullyConnected", "fc0", pooled, weight, num_hidden=8, no_bias=True)
+    return net.add("Reshape", "map", x, shape="(0, 0, 1, 1)")
+
+
+def test_weights_may_be_computed_in_the_graph():
+    network = with_random_weights(of_images(standardised), 33)
+    assert_engines_agree(network, 33)
+    (full,) = predict(torch_engine, [network], 33)
+    for dtype in ("bfloat16", "int8"):
+        require_precision("torch", dtype)
+        images = next(batches_of(33)).images
+        computed = torch_engine.quantize(network, images) if dtype == "int8" else network
+        (found,) = predict(torch_engine, [computed], 33, dtype=dtype)
+        np.testing.assert_allclose(found, full, atol=0.03)
 
 
 # --- Errors ---------------------------------------------------------------------------------------

@@ -52,6 +52,11 @@ def count_readers(plan):
     return Counter([plan.output, *(entry for step in plan.steps for entry in step.inputs)])
 
 
+def has_numbers(plan, step):
+    """Return whether a step's parameters are variables; a graph may compute a weight, too."""
+    return all(node in plan.variables for node, _ in step.inputs[1:])
+
+
 # --- Batch norms in the weights of the convolutions before them -----------------------------------
 
 
@@ -59,12 +64,16 @@ def fold_batch_norms(module):
     """Scale the filters of convolutions in place of the batch norms that alone read them."""
     plan = module.plan
     readers = count_readers(plan)
-    convolutions = {(step.node, 0): step for step in plan.steps if step.op == "Convolution"}
+    convolutions = {
+        (step.node, 0): step
+        for step in plan.steps
+        if step.op == "Convolution" and has_numbers(plan, step)
+    }
     kept = []
     for step in plan.steps:
         before = convolutions.get(step.inputs[0])
         own = [*step.inputs, *before.inputs[1:]] if before else []
-        is_folded = step.op == "BatchNorm" and step.compute.axis == 1
+        is_folded = step.op == "BatchNorm" and step.compute.axis == 1 and has_numbers(plan, step)
         if before and is_folded and all(readers[entry] == 1 for entry in own):
             _fold(module, before, step)
         else:
@@ -110,13 +119,16 @@ def _join_norms(module, shapes, dtype):
         readers = reading.get((norm.node, 0), [])
         if norm.op != "BatchNorm" or norm.compute.axis != 1 or len(readers) != 1:
             continue
-        if len(shapes[norm.inputs[0]]) != 4:
+        if len(shapes[norm.inputs[0]]) != 4 or not has_numbers(plan, norm):
             continue
         relu = readers[0]
         if relu.op != "Activation" or relu.compute is not torch.relu:
             continue
         convolutions = reading.get((relu.node, 0), [])
-        takes_it = [_takes_numbers(step, (relu.node, 0), reading) for step in convolutions]
+        takes_it = [
+            has_numbers(plan, step) and _takes_numbers(step, (relu.node, 0), reading)
+            for step in convolutions
+        ]
         if dtype == "float32" and takes_it and all(takes_it) and plan.output != (relu.node, 0):
             _clamp(module, norm, relu, convolutions)
         elif dtype == "bfloat16" and all(len(reading[entry]) == 1 for entry in norm.inputs[1:]):
@@ -271,7 +283,8 @@ def pack_convolutions(module, shapes, make):
     packed, kept = {}, []
     for step in plan.steps:
         before = packed.get(step.inputs[0])
-        if step.op == "Convolution" and len(step.attributes.integers("kernel")) == 2:
+        is_convolution = step.op == "Convolution" and has_numbers(plan, step)
+        if is_convolution and len(step.attributes.integers("kernel")) == 2:
             _pack(module, step, readers, shapes, make)
             packed[step.node, 0] = step
         elif before and readers[step.inputs[0]] == 1 and _activation_of(step):

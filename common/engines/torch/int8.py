@@ -51,7 +51,8 @@ def _make_convolutions(module, shapes):
     readers = fusion.count_readers(module.plan)
     dense = [step for step in module.plan.steps if step.op == "FullyConnected"]
     for step in module.plan.steps:
-        if any(readers[entry] > 1 for entry in step.inputs[1:]):
+        is_read_elsewhere = any(readers[entry] > 1 for entry in step.inputs[1:])
+        if is_read_elsewhere or not fusion.has_numbers(module.plan, step):
             continue
         if step.op == "BatchNorm" and step.compute.axis == 1 and len(shapes[step.inputs[0]]) == 4:
             fusion.as_convolution(module, step)
