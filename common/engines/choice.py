@@ -43,6 +43,8 @@ def choose(name, devices, dtype, work, flag="--gpus", compiled=False, tf32=False
         candidates = [(name, "asked for")]
     elif of_timm:
         candidates = [("torch", "which networks of timm need")]
+    elif tf32 and "torch" in installed():
+        candidates = [("torch", "which --tf32 needs")]  # MXNet's message would advise it
     else:
         candidates = _candidates(devices, dtype, work)
     failures = []

@@ -110,6 +110,13 @@ def test_tf32_without_a_gpu_for_it_is_one_line(name):
 
 
 @needs_both
+def test_tf32_without_a_gpu_is_not_advised_with_another_engine(processor):
+    processor("avx2")  # where MXNet is preferred
+    with pytest.raises(UserError, match="--tf32: is for NVIDIA's GPUs; leave it out"):
+        chosen(tf32=True)
+
+
+@needs_both
 @pytest.mark.parametrize(
     ("variable", "name"), [("DMLC_ROLE", "MXNet"), ("TORCHELASTIC_RUN_ID", "PyTorch")]
 )
