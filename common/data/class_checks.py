@@ -59,7 +59,8 @@ def folders_of_list(list_path):
     except (ValueError, OverflowError, OSError):  # reading the list itself reports it
         return {}
     one_to_one = len(names) == len(set(names.values())) == len(pairs)
-    return names if one_to_one and all(map(is_writable_name, names.values())) else {}
+    is_of_classes = one_to_one and all(map(is_writable_name, names.values()))
+    return dict(sorted(names.items())) if is_of_classes else {}
 
 
 def check_classes(labels):

@@ -126,7 +126,7 @@ def require_numbering(classes, rec_path):
             *(numbering.path, classes.source),
         )
         return
-    for label, name in sorted(numbering.names.items()):
+    for label, name in numbering.names.items():
         if label >= len(known):
             fault = f"{name} has the label {label}, and {classes.source} has {len(known)} classes"
         elif not _is_same(Category(None, name, ""), known[label]):
