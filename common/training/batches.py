@@ -3,8 +3,8 @@
 import functools
 import logging
 import os
-from dataclasses import dataclass, field
-from typing import Any, Dict, Optional
+from dataclasses import dataclass
+from typing import Any, Optional
 
 import numpy as np
 
@@ -30,14 +30,15 @@ class TrainingData:
         train, val: `Loader`s, or the made-up images of `--benchmark 1`; val may be None.
         num_classes: of the network.
         train_labels: of all training images; None with `--benchmark 1`.
-        lists: the digests of the lists that the records were packed from, by "train" and "val".
+        val_list: the digest of the list that the validation records were packed from; None where
+            it is not known.
     """
 
     train: Any
     val: Optional[Loader]
     num_classes: int
     train_labels: Optional[np.ndarray] = None
-    lists: Dict[str, Optional[str]] = field(default_factory=dict)
+    val_list: Optional[str] = None
 
     def close(self):
         """End the decoding threads."""
@@ -123,8 +124,6 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         val_source = _open_source(args.data_val, args.data_val_idx, args.data_dir, "val.rec")
     else:
         logging.warning("%s/val.rec: not found; training runs without validation", args.data_dir)
-    sources = {"train": train_source, "val": val_source}
-    lists = {name: packed_list(source.path)[0] for name, source in sources.items() if source}
     num_classes, train_labels = _check_contents(args, train_source, val_source)
     _check_batch_size(args, train_source, num_parts)
     for source in filter(None, (train_source, val_source)):
@@ -154,7 +153,7 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         **common,
     )
     if val_source is None:
-        return TrainingData(train, None, num_classes, train_labels, lists)
+        return TrainingData(train, None, num_classes, train_labels)
     val = Loader(
         val_source,
         transform=functools.partial(_eval, height, width, side),
@@ -164,7 +163,7 @@ def open_batches(args, part=0, num_parts=1, allocate=None, share=(0, 1), validat
         decode=_decoder(args, side, crops_first=True),
         **common,
     )
-    return TrainingData(train, val, num_classes, train_labels, lists)
+    return TrainingData(train, val, num_classes, train_labels, packed_list(val_source.path)[0])
 
 
 def _decoder(args, at_least, crops_first):

@@ -87,7 +87,7 @@ class Run:
         updates = schedule.update_after(num_batches - 1, num_batches, args.accumulate)
         self._updates_an_epoch = updates * (workers.size if workers.is_async else 1)
         self.schedule = schedule.of_flags(args, self._updates_an_epoch)
-        self.files = RunFiles(args, engine, network, begin_epoch, classes, data.lists)
+        self.files = RunFiles(args, engine, network, begin_epoch, classes, data.val_list)
         frozen = ()
         if args.freeze:
             network, frozen = network.freeze(args.freeze)

@@ -28,16 +28,16 @@ class RunFiles:
         history: the log, from `begin()` on.
     """
 
-    def __init__(self, args, engine, network, begin_epoch, classes=None, lists=None):
+    def __init__(self, args, engine, network, begin_epoch, classes=None, val_list=None):
         """Prepare to write the checkpoints of `network`, whose first `begin_epoch` epochs are done.
 
         Args:
             classes: the `Classes` that are written beside the checkpoints; None: no file of them.
-            lists: of the `TrainingData`.
+            val_list: of the `TrainingData`.
         """
         self._args, self._engine, self._network = args, engine, network
         self._begin_epoch, self._classes = begin_epoch, classes
-        self._lists = lists or {}
+        self._val_list = val_list
         self.history = None
 
     def check_disk(self, checkpoint_bytes):
@@ -75,7 +75,7 @@ class RunFiles:
             return
         if epochs_done:
             self._compare_devices(num_devices)
-            self._compare_lists()
+            self._compare_val_list()
         self._write_config(num_devices)
         if self._classes is not None:
             class_table.write_tables(self._prefixes(), self._classes, epochs_done)
@@ -164,17 +164,16 @@ class RunFiles:
                 num_devices,
             )
 
-    def _compare_lists(self):
-        """Report where the epochs so far were trained on records of another list."""
+    def _compare_val_list(self):
+        """Report where the epochs so far were validated on records of another list."""
         path = checkpoint.config_path(self._args.model_prefix)
-        before = read_config(path).get("lists")
-        for name, packed in self._lists.items():
-            if packed and isinstance(before, dict) and before.get(name) not in (None, packed):
-                logging.warning(
-                    "%s: the records of %s are of another list than so far: validation may score"
-                    " photographs that this run was trained on",
-                    *(path, name),
-                )
+        before = read_config(path).get("val_list")
+        if self._val_list and before not in (None, self._val_list):
+            logging.warning(
+                "%s: validation was on records of another list so far: it may score photographs now"
+                " that this run was trained on",
+                path,
+            )
 
     def _write_config(self, num_devices):
         flags = dict(vars(self._args))
@@ -184,7 +183,7 @@ class RunFiles:
         config = {
             "devices": num_devices,
             "flags": flags,
-            "lists": self._lists,
+            "val_list": self._val_list,
             "command": sys.argv,
             "head": self._network.head,
             "versions": {

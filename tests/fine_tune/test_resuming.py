@@ -206,7 +206,7 @@ def test_records_of_another_list_than_so_far_are_reported(script, flags, sample,
         script("im2rec.py", tmp_path / "val", sample)
         flags += ["--data-val", tmp_path / "val.rec", "--num-epochs", epochs]
         said.append(script("fine-tune.py", *flags, "--resume").stderr)
-    warning = "run-config.json: the records of val are of another list than so far: validation may"
+    warning = "run-config.json: validation was on records of another list so far: it may score"
     assert [warning in each for each in said] == [False, False, True]
 
 
