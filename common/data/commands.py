@@ -5,30 +5,24 @@ import shlex
 
 from common.base.files import DATA_DIR
 
-_LISTED, _PACKED = ("train", "val", "test"), ("train", "val")  # by mx_list.py, by gen_rec.sh
-
 
 def list_command(path):
     """Return what makes the `.lst` at `path`: `mx_list.py` for the challenge, else `im2rec.py`."""
-    prefix = os.path.splitext(path)[0]
-    folder, name = os.path.split(prefix)
-    if name not in _LISTED:
-        return f"python im2rec.py {shlex.quote(prefix)} ROOT --list --recursive"
-    return f"python mx_list.py{'' if _is_default(folder) else f' --data-dir {_quote(folder)}'}"
+    flags = " --list --recursive"
+    return _command(path, ("train", "val", "test"), "python mx_list.py", "--data-dir ", flags)
 
 
 def pack_command(path):
     """Return what makes the `.rec` at `path`: `gen_rec.sh` for the challenge, else `im2rec.py`."""
+    return _command(path, ("train", "val"), "sh gen_rec.sh")
+
+
+def _command(path, names, script, flag="", action=""):
+    """Return the script's command where the file has one of its names, else that of im2rec.py."""
     prefix = os.path.splitext(path)[0]
     folder, name = os.path.split(prefix)
-    if name not in _PACKED:
-        return f"python im2rec.py {shlex.quote(prefix)} ROOT"
-    return f"sh gen_rec.sh{'' if _is_default(folder) else f' {_quote(folder)}'}"
-
-
-def _is_default(folder):
-    return os.path.realpath(folder) == os.path.realpath(DATA_DIR)
-
-
-def _quote(folder):
-    return shlex.quote(folder or ".")
+    if name not in names:
+        return f"python im2rec.py {shlex.quote(prefix)} ROOT{action}"
+    if os.path.realpath(folder) == os.path.realpath(DATA_DIR):
+        return script
+    return f"{script} {flag}{shlex.quote(folder or '.')}"

@@ -49,6 +49,8 @@ class Workers:
         self.share = number("LOCAL_RANK", 0), number("LOCAL_WORLD_SIZE", 1)
         _check(kind, devices, launched, self)
         self.device = devices[self.share[0]]
+        if self.device.type == "cuda":  # else pinned memory would take a part of the first GPU's
+            torch.cuda.set_device(self.device)
         self._heartbeat = None
         if self.size > 1:
             self._join()
@@ -56,8 +58,6 @@ class Workers:
     def _join(self):
         end_with_parent()
         on_gpu = self.device.type == "cuda"
-        if on_gpu:
-            torch.cuda.set_device(self.device)
         launcher_hosts = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         with until_ended():
             store = connect(is_host=self.rank == 0 and not launcher_hosts)
