@@ -1,4 +1,4 @@
-"""Sums of convolutions that MXNet predicts with, fused or not: the probabilities are right."""
+"""What MXNet fuses or quantizes, sums above all: the probabilities are right."""
 
 import numpy as np
 import pytest
@@ -112,7 +112,24 @@ def test_int8_adds_numbers_of_one_sign_to_numbers_of_both(shortcut, has_relu):
         x = net.add("elemwise_add", "sum", conv(net, x, "conv1"), shortcut(net, x))
         return relu(net, x, "relu1") if has_relu else x
 
-    network = network_of(body)
+    assert_int8_is_near(network_of(body))
+
+
+def assert_int8_is_near(network):
     exact, found = predicted(network), predicted(engine.quantize(network, IMAGES), "int8")
     logits, expected = (np.log(p) - np.log(p).mean(axis=1, keepdims=True) for p in (found, exact))
     assert np.linalg.norm(logits - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_int8_multiplies_by_a_sigmoid():
+    """SiLU, as the activation and behind a pool over the whole image."""
+    require_precision("mxnet", "int8")
+
+    def body(net, x):
+        y = conv(net, x, "conv0")
+        y = net.add("elemwise_mul", "silu", y, net.add("sigmoid", "sigmoid0", y))
+        pooled = net.add("Pooling", "squeeze", relu(net, y), global_pool=True, pool_type="avg")
+        gate = net.add("Activation", "gate", conv(net, pooled, "conv1"), act_type="sigmoid")
+        return conv(net, net.add("broadcast_mul", "excited", y, gate), "conv2")
+
+    assert_int8_is_near(network_of(body))

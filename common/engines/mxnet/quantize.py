@@ -25,7 +25,8 @@ def quantize(network, images):
             (nodes, "_sg_mkldnn_fully_connected"),
         )
     ]
-    kept_float = [*heads[0], *heads[1], *_padded_layers(fused, nodes, images.shape[1:])]
+    lacking = [node["name"] for node in nodes if _is_lacking(node)]
+    kept_float = [*heads[0], *heads[1], *_padded_layers(fused, nodes, images.shape[1:]), *lacking]
     calibration = mx.io.NDArrayIter(
         mx.nd.array(images, dtype="uint8"), mx.nd.zeros(len(images)), min(16, len(images))
     )
@@ -46,6 +47,17 @@ def quantize(network, images):
         {name: array.asnumpy() for name, array in stats.items()},
         network.head,
     )
+
+
+def _is_lacking(node):
+    """Return whether MXNet quantizes a node and then cannot compute it.
+
+    It multiplies int8 by int8 alone, and behind a sigmoid one side is uint8; a pool over the whole
+    image must have a kernel all the same.
+    """
+    if node["op"] == "Pooling":
+        return "kernel" not in node.get("attrs", {})
+    return node["op"] == "elemwise_mul"
 
 
 def _padded_layers(symbol, nodes, image_shape):
