@@ -161,8 +161,13 @@ def complete_args(args):
     for path in filter(None, (args.save_probs, *(args.merge or ()))):
         if os.path.realpath(path) == os.path.realpath(args.output):
             raise UserError(f"--output {args.output}: would replace {path}; choose another name")
+    of_prediction = {
+        "--resume": args.resume,
+        f"--dtype {args.dtype}": args.dtype != "float32",
+        f"--crops {args.crops}": args.crops > 1,
+    }
     if args.merge:
-        refuse_together("--merge", {"--export-onnx": args.export_onnx, "--resume": args.resume})
+        refuse_together("--merge", {"--export-onnx": args.export_onnx, **of_prediction})
         if args.save_probs:
             raise UserError("--save-probs: --merge keeps none; give all the files to one --merge")
         return
@@ -171,8 +176,8 @@ def complete_args(args):
     args.model_prefix = prefixes
     complete_view_args(args, prefixes)
     if args.export_onnx:
-        others = {"--save-probs": args.save_probs, "--resume": args.resume}
-        refuse_together("--export-onnx", {**others, "--set val": args.set == "val"})
+        others = {"--save-probs": args.save_probs, "--set val": args.set == "val"}
+        refuse_together("--export-onnx", {**others, **of_prediction})
         return
     of_timm = any(checkpoint.is_timm(*network) for network in args.networks)
     ways = {"compiled": args.compile, "tf32": args.tf32, "of_timm": of_timm}

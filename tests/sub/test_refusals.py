@@ -33,6 +33,11 @@ def test_files_of_another_test_set_are_not_merged_into_a_submission(folder, sub)
         (["1,2", "cpu", "--export-onnx", "no.onnx"], "--export-onnx: takes one network"),
         (["--merge", "a.npz", "--save-probs", "b.npz"], "--save-probs: --merge keeps none"),
         (["--merge", "a.npz", "--export-onnx", "n.onnx"], "--merge: cannot be combined with --exp"),
+        (["--merge", "a.npz", "--crops", "10"], "--merge: cannot be combined with --crops 10"),
+        (
+            ["1", "cpu", "--export-onnx", "n.onnx", "--dtype", "bfloat16"],
+            "--export-onnx: cannot be combined with --dtype bfloat16",
+        ),
         (
             ["1", "cpu", "--export-onnx", "n.onnx", "--save-probs", "b.npz"],
             "--export-onnx: cannot be combined with --save-probs",
