@@ -198,8 +198,8 @@ def warn_of_earlier_runs(networks):
     for prefix, epoch in networks:
         with contextlib.suppress(UserError):  # predicting needs no log
             last = last_epoch(log_path(prefix))
-            if last is not None and epoch > last:
-                path = checkpoint.weights_path(prefix, epoch)
+            path = checkpoint.weights_path(prefix, epoch)
+            if last is not None and epoch > last and os.path.exists(path):
                 logging.warning("%s: is of an earlier run, as the log ends at epoch %d", path, last)
 
 

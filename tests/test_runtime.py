@@ -47,7 +47,14 @@ def test_mxnet_computes_with_every_core_but_for_1_5():
 def test_a_training_computes_with_one_team_of_openmp_threads(sample, tiny_network, tmp_path):
     """A second team slows the first. Each has a thread more for each that is asked for (1.5: one
     less), so that two of them would be four or six threads more here."""
-    flags = ["--data-dir", sample, "--pretrained-model", tiny_network, "--gpus", "cpu"]
+    flags = [
+        "--data-train",
+        sample / "train.rec",
+        "--pretrained-model",
+        tiny_network,
+        "--gpus",
+        "cpu",
+    ]
     flags += ["--image-shape", "3,64,64", "--batch-size", "16", "--num-epochs", "1"]
     flags += ["--data-nthreads", "1"]  # a pool starts its threads as it needs them
     flags += ["--num-classes", "5089"]  # a head of 325,696 weights, more than MXNet calls large
