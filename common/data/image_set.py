@@ -110,20 +110,13 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
             _check_keys(source.keys, rec_path, json_path, id_of)
             _check_list(rec_path, json_path, id_of, names)
             return _image_set(rec_path, source, id_of, names)
-        # The records of a validation set may have other keys: its CSV is not submitted.
-        _check_keys(source.keys, rec_path, json_path, source.keys)
-        check_list(source)
-        is_compared = False
-        if categories:
-            is_compared = _compare_labels(rec_path, json_path, annotations, categories, id_of)
-        id_of = _ids_of_records(source.keys.tolist(), rec_path, id_of, names)
-        return _image_set(rec_path, source, id_of, names, is_compared)
+        return _open_validation(source, json_path, annotations, categories, id_of)
     labels = annotations.labels
     if set_name != "test":
         categories = categories or read_categories(data_dir, year)
         labels = label_by(json_path, annotations, categories, "the training").labels
         id_of = _labelled(json_path, id_of, labels)
-        id_of = _still_validation(f"{os.path.splitext(rec_path)[0]}.lst", json_path, id_of)
+        id_of = _still_validation(rec_path, json_path, id_of)
     paths = [find_image(data_dir, names[each], folder_of_test(year)) for each in id_of.values()]
     if not any(map(os.path.exists, paths)):
         raise UserError(
@@ -133,6 +126,21 @@ def open_image_set(data_dir, set_name, year=2017, categories=None):
     labels = [labels.get(each, -1) for each in id_of.values()]
     source = FileSource(paths, labels, np.array(list(id_of), np.int64))
     return _image_set(json_path, source, id_of, names)
+
+
+def _open_validation(source, json_path, annotations, categories, id_of):
+    """Return the `ImageSet` of validation records.
+
+    They may have other keys than the images of the JSON: their CSV is not submitted.
+    """
+    names = dict(annotations.images)
+    _check_keys(source.keys, source.path, json_path, source.keys)
+    check_list(source)
+    is_compared = False
+    if categories:
+        is_compared = _compare_labels(source.path, json_path, annotations, categories, id_of)
+    id_of = _ids_of_records(source.keys.tolist(), source.path, id_of, names)
+    return _image_set(source.path, source, id_of, names, is_compared)
 
 
 def _image_set(path, source, id_of, names, is_compared=True):
@@ -168,17 +176,15 @@ def _compare_labels(rec_path, json_path, annotations, categories, id_of):
     return compared
 
 
-def _still_validation(list_path, json_path, id_of):
+def _still_validation(rec_path, json_path, id_of):
     """Return the part of `id_of` that `val.lst` names: `--val-into-train` trains on the others."""
-    if not os.path.lexists(list_path):
-        return id_of
-    listed = {entry.index for entry in read_list(list_path)}
+    listed = {entry.index for entry in _entries_of(rec_path)}
     kept = {key: image_id for key, image_id in id_of.items() if key in listed}
     if not kept or len(kept) == len(id_of):
         return id_of
     logging.warning(
-        "%s: of the %d images of %s the %d are scored that it lists",
-        *(list_path, len(id_of), json_path, len(kept)),
+        "%s.lst: of the %d images of %s the %d are scored that it lists",
+        *(os.path.splitext(rec_path)[0], len(id_of), json_path, len(kept)),
     )
     return kept
 
