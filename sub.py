@@ -31,7 +31,7 @@ import sys
 import numpy as np
 
 from common import engines
-from common.base.files import DATA_DIR, MODEL_DIR, UserError, exclusive_lock, require_target
+from common.base.files import DATA_DIR, MODEL_PREFIX, UserError, exclusive_lock, require_target
 from common.base.help import Parser, refuse_together
 from common.base.progress import Progress
 from common.data import class_table
@@ -58,8 +58,6 @@ from common.evaluation.views import (
 from common.networks import checkpoint
 from common.networks.export import export_onnx
 from common.training.history import last_epoch, log_path
-
-MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 
 
 def main():

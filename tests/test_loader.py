@@ -316,7 +316,7 @@ def test_a_label_that_contradicts_the_list_is_told(encoded, tmp_path, monkeypatc
     (tmp_path / "train.lst").write_bytes(format_list(entries))
     RecordSource(rec).labels()
     assert "train.rec: record 1: has the label 6, and in its list 9" in caplog.text
-    monkeypatch.setattr("common.data.loader._SAMPLED_LABELS", 2)  # the first and the last agree
+    monkeypatch.setattr("common.data.loader.SAMPLED_LABELS", 2)  # the first and the last agree
     source = RecordSource(rec)
     assert source.labels().tolist() == [5, 9, 7, 8]
     with pytest.raises(ValueError, match="has the label 6, and in its list 9"):

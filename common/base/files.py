@@ -13,6 +13,7 @@ except ImportError:  # Windows: no advisory locks, everything else is the same
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 DATA_DIR = os.path.join(ROOT, "data")
 MODEL_DIR = os.path.join(ROOT, "model")
+MODEL_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")  # as in run.sh
 
 # Why a file could not be written, and what the user can do about it.
 WRITE_FAILURES = {

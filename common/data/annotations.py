@@ -1,5 +1,6 @@
 """The iNaturalist JSON: read, check, join by image id, labels <-> category ids."""
 
+import glob
 import json
 import os
 import re
@@ -61,6 +62,17 @@ def read_annotations(path):
     images, notes = _read_images(path, content)
     labels = _read_labels(path, content, images, categories)
     return Annotations(images, labels, categories, notes)
+
+
+def find_jsons(data_dir, *set_names):
+    """Return the JSON of each year in a folder: of the first of the sets that has one."""
+    paths = {}
+    for set_name in set_names:
+        for path in sorted(glob.glob(os.path.join(glob.escape(data_dir), f"{set_name}*.json"))):
+            year = re.fullmatch(rf"{set_name}(\d{{4}})?\.json", os.path.basename(path))
+            if year:
+                paths.setdefault(year.group(1), path)
+    return list(paths.values())
 
 
 def image_keys(ids):

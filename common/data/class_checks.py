@@ -63,6 +63,11 @@ def folders_of_list(list_path):
     return dict(sorted(names.items())) if is_of_classes else {}
 
 
+def last_folder(path):
+    """Return the last folder of a class's path, in one Unicode form."""
+    return composed(path).rpartition("/")[2]
+
+
 def check_classes(labels):
     """Compare the classes of record files; log a warning about what is only incomplete.
 
@@ -121,7 +126,7 @@ def _comparable(ours, theirs):
     folder alone: `train/cat` and `val/cat`.
     """
     whole = [{composed(name): label for label, name in each.items()} for each in (ours, theirs)]
-    last = [{name.rpartition("/")[2]: label for name, label in each.items()} for each in whole]
+    last = [{last_folder(name): label for name, label in each.items()} for each in whole]
     as_many = all(len(short) == len(long) for short, long in zip(last, whole))
     return whole if whole[0].keys() & whole[1].keys() or not as_many else last
 

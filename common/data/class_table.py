@@ -8,7 +8,6 @@ where the classes are folders it is None, and the cell is empty.
 """
 
 import csv
-import glob
 import logging
 import os
 import re
@@ -18,8 +17,8 @@ from typing import List
 import numpy as np
 
 from common.base.files import UserError, atomic_open, require_file
-from common.data.annotations import Category, as_id, read_annotations
-from common.data.class_checks import numbering_of
+from common.data.annotations import Category, as_id, find_jsons, read_annotations
+from common.data.class_checks import last_folder, numbering_of
 from common.data.image_set import check_ids, find_categories, read_categories
 from common.data.unicode_names import composed
 
@@ -156,19 +155,15 @@ def _share_a_name(folders, categories):
     """Return whether a folder has the name or the id of a category."""
     ids, names = {str(each.id) for each in categories}, {composed(each.name) for each in categories}
     return any(
-        _last_folder(folder) in names or not ids.isdisjoint(_ids_in(folder)) for folder in folders
+        last_folder(folder) in names or not ids.isdisjoint(_ids_in(folder)) for folder in folders
     )
 
 
 def _ids_in(folder):
     """Return the ids that a folder may be named by: `2590`, or `00004_Animalia_…` as in 2021."""
-    last = _last_folder(folder)
+    last = last_folder(folder)
     number = re.match(r"0*(\d+)_", last)
     return {last, number.group(1)} if number else {last}
-
-
-def _last_folder(path):
-    return composed(path).rpartition("/")[2]
 
 
 def _described(category):
@@ -236,13 +231,7 @@ def _without_shared_folders(names):
 
 def _classes_of_json(data_dir, num_classes):
     """Return the categories of the first year's JSON that has as many; none where none has."""
-    paths = {}
-    for set_name in ("train", "val", "test"):
-        for path in sorted(glob.glob(os.path.join(glob.escape(data_dir), f"{set_name}*.json"))):
-            year = re.fullmatch(rf"{set_name}(\d{{4}})?\.json", os.path.basename(path))
-            if year:
-                paths.setdefault(year.group(1), path)
-    for path in paths.values():
+    for path in find_jsons(data_dir, "train", "val", "test"):
         try:
             categories = read_annotations(path).categories
         except UserError as error:  # training needs no JSON

@@ -10,14 +10,12 @@ import os
 import numpy as np
 
 from common.base.files import UserError
-from common.data.class_checks import folders_of_list
+from common.data.class_checks import folders_of_list, last_folder
 from common.data.commands import pack_command
 from common.data.integrity import failed_keys
+from common.data.loader import SAMPLED_LABELS
 from common.data.packing_run import digest_of_list, packed_list
 from common.data.recordio import read_list
-from common.data.unicode_names import composed
-
-SAMPLED_LABELS = 200
 
 
 def check_list(source):
@@ -57,15 +55,11 @@ def _check_folders(source, list_path, folders):
     """Compare the last folders of the classes: lists may be relative to different folders."""
     for label, folder in folders_of_list(list_path).items():
         packed = folders.get(label, folder)
-        if _last_folder(packed) != _last_folder(folder):
+        if last_folder(packed) != last_folder(folder):
             raise UserError(
                 f"{source.path}: its label {label} is {packed}, and {folder} in {list_path}:"
                 f" {_of_another_list(source)}"
             )
-
-
-def _last_folder(folder):
-    return composed(folder.rpartition("/")[2])
 
 
 def _check_labels(source, list_path, listed, most):

@@ -24,7 +24,7 @@ from common.data.sampling import epoch_order, own_rows, part_positions
 
 ROWS_PER_TASK = 8  # of a batch; a task costs 0.05 ms, an image 3 ms
 MAX_BAD_IMAGES = 0.001  # share of the images
-_SAMPLED_LABELS = 200
+SAMPLED_LABELS = 200
 _LARGEST_LIST = 20  # bad images that an error names
 
 
@@ -108,7 +108,7 @@ class RecordSource:
             UserError: a record has several labels.
         """
         listed = self._listed_labels()
-        samples = np.linspace(0, len(self) - 1, min(len(self), _SAMPLED_LABELS)).astype(int)
+        samples = np.linspace(0, len(self) - 1, min(len(self), SAMPLED_LABELS)).astype(int)
         labels, damaged = self.header_labels(samples)
         if listed is not None:
             differ = (listed[samples] != labels) & ~damaged

@@ -15,7 +15,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from common import engines
-from common.base.files import DATA_DIR, MODEL_DIR, ROOT, UserError
+from common.base.files import DATA_DIR, MODEL_DIR, MODEL_PREFIX, ROOT, UserError
 from common.base.help import Parser
 from common.base.processor import usable_cores
 from common.data.annotations import annotation_path
@@ -27,7 +27,6 @@ _FRAMEWORKS = ("mxnet", "mxnet-cu117", "mxnet-cu80", "torch")
 _ENGINE_NAMES = {"mxnet": "MXNet", "torch": "PyTorch"}
 _MODULES = ("numpy", "opencv-python", "opencv-python-headless", "matplotlib", "tqdm")
 _SETS = ("train", "val", "test")
-_DEFAULT_PREFIX = os.path.join(MODEL_DIR, "iNat-resnet-152")
 _QUANTIZED = re.compile(r"-\d{4,}-int8(-torch)?$")  # what sub.py keeps beside a checkpoint
 _IMAGE = re.compile(rb'"file_name"')
 _LINE = re.compile(rb"\n")
@@ -240,5 +239,5 @@ def _prefix_flag(trained, networks):
         return os.path.getmtime(path) if os.path.exists(path) else 0
 
     newest = max(trained, key=saved)
-    is_default = os.path.join(ROOT, newest) == _DEFAULT_PREFIX
+    is_default = os.path.join(ROOT, newest) == MODEL_PREFIX
     return "" if is_default else f" --model-prefix {shlex.quote(newest)}"

@@ -1,12 +1,9 @@
 """How many classes the network gets: as many as are named, else as the labels of the records."""
 
-import glob
 import logging
-import os
-import re
 
 from common.base.files import UserError
-from common.data.annotations import read_annotations
+from common.data.annotations import find_jsons, read_annotations
 from common.data.classes import class_file_of, read_class_names
 
 
@@ -52,9 +49,7 @@ def count_classes(args, largest):
 def _named_by_json(data_dir):
     """Return the training JSON that names the most categories, and how many; else "" and 0."""
     found = ("", 0)
-    for path in glob.glob(os.path.join(glob.escape(data_dir), "train*.json")):
-        if not re.fullmatch(r"train(\d{4})?\.json", os.path.basename(path)):
-            continue
+    for path in find_jsons(data_dir, "train"):
         try:
             number = len(read_annotations(path).categories)
         except UserError:  # training needs no JSON

@@ -4,7 +4,7 @@ import logging
 import math
 import os
 
-from common.base.files import MODEL_DIR, UserError
+from common.base.files import MODEL_PREFIX, UserError
 from common.base.help import number, whole
 from common.engines import add_engine_arg
 from common.training import recipes, schedule
@@ -108,7 +108,7 @@ def add_fit_args(parser):
     group = parser.add_argument_group("Checkpoints")
     group.add_argument(
         "--model-prefix",
-        default=os.path.join(MODEL_DIR, "iNat-resnet-152"),
+        default=MODEL_PREFIX,
         help="prefix of the names of all files of this run",
     )
     group.add_argument(
